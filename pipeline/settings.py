@@ -1,0 +1,79 @@
+"""Where Meterline runs: read once from the environment, immutable, all faults reported at once.
+
+Every field is set by `METERLINE_<NAME>`; what is counted (meters, plans, customers) is not here
+but in `meterline.yaml`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import Stop
+
+
+class Settings(BaseSettings):
+    """All settings of a Meterline process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="METERLINE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    bootstrap_servers: str = Field("localhost:9092", min_length=1)
+    config: Path = Path("meterline.yaml")
+    #: Names this process among those of its stage; must be stable over restarts of the process.
+    #: Empty: host name plus the first free number on this host.
+    instance: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$")
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str = ""
+    sasl_password: SecretStr = SecretStr("")
+    ssl_ca_location: str = ""
+
+    #: `http://user@host:8123/database`, or `chdb:///directory` for the embedded engine.
+    clickhouse_url: str = Field("http://localhost:8123/default", pattern=r"^(https?|chdb)://")
+    clickhouse_password: SecretStr = SecretStr("")
+
+    stripe_api_key: SecretStr = SecretStr("")
+    #: Only for a stand-in; empty means Stripe itself.
+    stripe_api_base: str = Field("", pattern=r"^(https?://.*)?$")
+
+    #: How long a sink gathers before it writes, and how long usage gathers before it is billed.
+    clickhouse_linger_ms: int = Field(500, ge=0, le=60_000)
+    bill_linger_ms: int = Field(60_000, ge=0, le=3_600_000)
+
+    def kafka(self) -> dict[str, str]:
+        """The part of a librdkafka configuration that every client of ours shares."""
+        shared = {"bootstrap.servers": self.bootstrap_servers}
+        if self.security_protocol != "PLAINTEXT":
+            shared["security.protocol"] = self.security_protocol
+            if self.ssl_ca_location:
+                shared["ssl.ca.location"] = self.ssl_ca_location
+        if self.security_protocol.startswith("SASL"):
+            shared["sasl.mechanism"] = self.sasl_mechanism
+            shared["sasl.username"] = self.sasl_username
+            shared["sasl.password"] = self.sasl_password.get_secret_value()
+        return shared
+
+
+def read_settings(**overrides: object) -> Settings:
+    """The settings of this process; `overrides` (a command's options) win over the environment.
+
+    Raises:
+        Stop: naming every faulty setting at once.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = "; ".join(
+            f"METERLINE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise Stop(
+            f"The settings are faulty: {faults}.",
+            remedy="Correct these environment variables and start again.",
+        ) from None

@@ -1,0 +1,126 @@
+"""The catalogue of topics: what exists on the broker, for how long, and who reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+DAY_MS = 86_400_000
+
+#: Shards of everything between intake and the sinks. Fixed for the life of a deployment, because
+#: a customer's shard is a hash modulo this number; `usage.events` may be repartitioned freely.
+SHARDS = 16
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of the catalogue.
+
+    `retention_ms` of -1 keeps records for ever. `partitions` of `SHARDS` marks a co-partitioned
+    topic: its record for a customer lies in the same partition number everywhere.
+    """
+
+    name: str
+    partitions: int
+    retention_ms: int
+    meaning: str
+    compacted: bool = False
+    config: dict[str, str] = field(default_factory=dict)
+
+
+#: Packs and state segments may be larger than Kafka's default of 1 MiB.
+LARGE_RECORDS = {"max.message.bytes": str(16 * 1024 * 1024)}
+
+#: Arrival times come from the producer and may be replayed, so none is too old or too new.
+ANY_TIMESTAMP = {
+    "message.timestamp.type": "CreateTime",
+    "message.timestamp.after.max.ms": str(2**63 - 1),
+    "message.timestamp.before.max.ms": str(2**63 - 1),
+}
+
+EVENTS = Topic(
+    "usage.events",
+    8,
+    40 * DAY_MS,
+    "Usage events as their services publish them: CloudEvents 1.0, keyed by customer.",
+    config=ANY_TIMESTAMP,
+)
+METERED = Topic(
+    "usage.metered",
+    SHARDS,
+    40 * DAY_MS,
+    "Valid events packed into Arrow record batches, and the definitions they are counted by.",
+    config=LARGE_RECORDS,
+)
+DECISIONS = Topic(
+    "usage.decisions",
+    SHARDS,
+    40 * DAY_MS,
+    "Per pack, one status for each of its events, in the order of usage.metered.",
+    config=LARGE_RECORDS,
+)
+TOTALS = Topic(
+    "usage.totals",
+    SHARDS,
+    40 * DAY_MS,
+    "Totals that changed, absolute and versioned by shard offset, packed.",
+    config=LARGE_RECORDS,
+)
+ALERTS = Topic(
+    "usage.alerts",
+    SHARDS,
+    -1,
+    "A customer crossed a threshold: JSON, keyed by customer, each crossing once.",
+)
+REJECTED = Topic(
+    "usage.rejected",
+    SHARDS,
+    -1,
+    "Dead letters: the original bytes as value, reason and remedy in headers.",
+    config=LARGE_RECORDS,
+)
+TALLY_STATE = Topic(
+    "usage.tally.state",
+    SHARDS,
+    -1,
+    "Tally's changelog: segments of new ids and changed totals, and snapshots.",
+    config=LARGE_RECORDS,
+)
+OUTBOX = Topic(
+    "usage.outbox",
+    SHARDS,
+    -1,
+    "Frozen deltas to be billed: JSON, one for each Stripe meter event.",
+)
+BILL_STATE = Topic(
+    "usage.bill.state",
+    SHARDS,
+    -1,
+    "What has been frozen so far, per customer, meter and period: JSON, compacted.",
+    compacted=True,
+)
+DELIVERIES = Topic(
+    "usage.deliveries",
+    SHARDS,
+    -1,
+    "What Stripe answered to each frozen delta: JSON, keyed by its identifier.",
+)
+FORECASTS = Topic(
+    "usage.forecasts",
+    SHARDS,
+    40 * DAY_MS,
+    "Advisory: when a customer is projected to cross its next threshold. JSON, keyed by customer.",
+)
+
+CATALOGUE = (
+    EVENTS,
+    METERED,
+    DECISIONS,
+    TOTALS,
+    ALERTS,
+    REJECTED,
+    TALLY_STATE,
+    OUTBOX,
+    BILL_STATE,
+    DELIVERIES,
+    FORECASTS,
+)

@@ -1,0 +1,1 @@
+"""The outside world: ClickHouse and Stripe. Knows nothing of Kafka."""

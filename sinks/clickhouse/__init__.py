@@ -1,0 +1,1 @@
+"""Idempotent rows for analysts, on a ClickHouse server or on the embedded engine."""

@@ -1,0 +1,1 @@
+"""Frozen deltas become Stripe meter events, each counted once."""
