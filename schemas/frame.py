@@ -1,0 +1,98 @@
+"""The envelope of everything packed: magic, format version, kind, checksum, header, Arrow parts.
+
+    offset  size  what
+    0       2     b"ML"
+    2       1     format version, 1
+    3       1     kind, see `Kind`
+    4       8     XXH3-64 of all that follows, little-endian
+    12      4     length of the header, little-endian
+    16      ...   header, a JSON object
+            4+n   each part: length, then an Arrow IPC stream with one record batch
+
+A reader that meets another version, another kind or a wrong checksum stops: guessing would falsify
+a total.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import xxhash
+
+MAGIC = b"ML"
+VERSION = 1
+_LENGTH = struct.Struct("<I")
+_PREFIX = struct.Struct("<2sBBQI")
+_encode_json = msgspec.json.Encoder(order="sorted").encode
+
+
+class Kind(IntEnum):
+    """What a frame carries."""
+
+    DEFINITIONS = 1
+    PACK = 2
+    DECISIONS = 3
+    TOTALS = 4
+    SEGMENT = 5
+
+
+class FrameError(ValueError):
+    """These bytes are not a frame that this version can read."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An opened frame."""
+
+    kind: Kind
+    header: dict[str, Any]
+    parts: tuple[pa.RecordBatch, ...]
+
+
+def seal(kind: Kind, header: dict[str, Any], parts: Sequence[pa.RecordBatch] = ()) -> bytes:
+    """The bytes of a frame."""
+    text = _encode_json(header)
+    body = [text]
+    for part in parts:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, part.schema) as writer:
+            writer.write_batch(part)
+        stream = sink.getvalue()
+        body += [_LENGTH.pack(stream.size), stream]
+    content = b"".join(body)
+    checksum = xxhash.xxh3_64_intdigest(_LENGTH.pack(len(text)) + content)
+    return _PREFIX.pack(MAGIC, VERSION, kind, checksum, len(text)) + content
+
+
+def unseal(frame: bytes) -> Frame:
+    """The inverse of `seal`; parts point into `frame` without a copy.
+
+    Raises:
+        FrameError: naming what is wrong and the remedy.
+    """
+    if len(frame) < _PREFIX.size or frame[:2] != MAGIC:
+        raise FrameError("not a Meterline frame; something else writes to this topic: find it")
+    _, version, kind, checksum, header_length = _PREFIX.unpack_from(frame)
+    if version != VERSION:
+        raise FrameError(f"frame version {version}, this program reads {VERSION}; upgrade it")
+    if xxhash.xxh3_64_intdigest(memoryview(frame)[12:]) != checksum:
+        raise FrameError("checksum mismatch; the record is damaged: restore it from a replica")
+    if kind not in Kind._value2member_map_:
+        raise FrameError(f"frame kind {kind} is unknown to this program; upgrade it")
+    header_end = _PREFIX.size + header_length
+    view = memoryview(frame)
+    parts = []
+    at = header_end
+    while at < len(frame):
+        (length,) = _LENGTH.unpack_from(frame, at)
+        at += _LENGTH.size
+        with pa.ipc.open_stream(pa.py_buffer(view[at : at + length])) as reader:
+            parts.append(reader.read_next_batch())
+        at += length
+    return Frame(Kind(kind), msgspec.json.decode(view[_PREFIX.size : header_end]), tuple(parts))

@@ -1,0 +1,46 @@
+"""A rejection: an input that can never count, kept byte for byte so that it can be replayed.
+
+On `usage.rejected` the original key and value are the record's key and value, the original headers
+are kept, and the headers below are added. They follow Kafka Connect's dead-letter names where it
+has one, so existing tools can read them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+HEADER_TOPIC = "__connect.errors.topic"
+HEADER_PARTITION = "__connect.errors.partition"
+HEADER_OFFSET = "__connect.errors.offset"
+HEADER_STAGE = "__connect.errors.stage"
+HEADER_REASON = "meterline.reason"
+HEADER_MESSAGE = "__connect.errors.exception.message"
+HEADER_REMEDY = "meterline.remedy"
+
+Reason = Literal[
+    "malformed_json",
+    "not_a_cloudevent",
+    "unsupported_mode",
+    "missing_attribute",
+    "invalid_attribute",
+    "invalid_time",
+    "invalid_data",
+    "missing_value",
+    "invalid_value",
+]
+
+
+class Rejection(BaseModel):
+    """One rejection as analysts read it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source_partition: int = Field(ge=0, description="Partition of usage.events.")
+    source_offset: int = Field(ge=0, description="Offset of usage.events.")
+    received_at: AwareDatetime
+    reason: Reason
+    message: str
+    remedy: str
+    original: bytes

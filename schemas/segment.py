@@ -1,0 +1,36 @@
+"""A segment of tally's changelog: what one transaction changed in one shard.
+
+Header: `next_offset` (the shard offset to go on from), `watermark_ms` (the newest arrival seen),
+`definitions` (documents that became known, by version), `current` (the version that holds now),
+`reset` (true on the first segment of a snapshot: what came before is void).
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+ID_COLUMNS = pa.schema(
+    [
+        pa.field("id_high", pa.uint64(), nullable=False),
+        pa.field("id_low", pa.uint64(), nullable=False),
+        pa.field("fingerprint", pa.uint32(), nullable=False),
+        # Days since 1970 after which no copy can count any more.
+        pa.field("expires_day", pa.uint16(), nullable=False),
+    ]
+)
+
+#: `latest_ns` is the time of the event that holds a `latest` value. `fired` lists the thresholds
+#: already crossed; it is null on the rows of groups, and a list on the row over all groups.
+TOTAL_COLUMNS = pa.schema(
+    [
+        pa.field("customer", pa.string(), nullable=False),
+        pa.field("meter", pa.string(), nullable=False),
+        pa.field("period_start_ms", pa.int64(), nullable=False),
+        pa.field("group", pa.list_(pa.string()), nullable=False),
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("events", pa.int64(), nullable=False),
+        pa.field("latest_ns", pa.int64(), nullable=False),
+        pa.field("as_of_ms", pa.int64(), nullable=False),
+        pa.field("fired", pa.list_(pa.string())),
+    ]
+)

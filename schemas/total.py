@@ -1,0 +1,46 @@
+"""A total: one meter's value for one customer, period and group. Absolute, never a delta."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from schemas.quantity import TotalQuantity
+
+
+class Total(BaseModel):
+    """One total as readers see it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    customer: str
+    meter: str
+    period_start: AwareDatetime
+    period_end: AwareDatetime
+    group: dict[str, str] = Field(description="Dimension to value; empty without group_by.")
+    value: TotalQuantity
+    usage: TotalQuantity = Field(
+        description="The meter's value over all groups: what limits and bills compare."
+    )
+    events: int = Field(ge=1, description="How many events the total counts.")
+    as_of: AwareDatetime = Field(description="Arrival of the last event in it.")
+    version: int = Field(ge=0, description="Grows with every change; a shard offset.")
+
+
+#: The columns of a `totals` frame. Its header has `version`, the shard offset of the last pack
+#: counted; a customer's totals always come from the same shard, so it grows per total.
+TOTAL_COLUMNS = pa.schema(
+    [
+        pa.field("customer", pa.string(), nullable=False),
+        pa.field("meter", pa.string(), nullable=False),
+        pa.field("period_start", pa.timestamp("ms", "UTC"), nullable=False),
+        pa.field("period_end", pa.timestamp("ms", "UTC"), nullable=False),
+        # JSON object with sorted names, so that equal groups are equal texts.
+        pa.field("group", pa.string(), nullable=False),
+        # Plain decimal strings: a sum may outgrow every fixed width.
+        pa.field("value", pa.string(), nullable=False),
+        pa.field("usage", pa.string(), nullable=False),
+        pa.field("events", pa.int64(), nullable=False),
+        pa.field("as_of", pa.timestamp("ms", "UTC"), nullable=False),
+    ]
+)

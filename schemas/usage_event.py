@@ -1,0 +1,53 @@
+"""A usage event: one CloudEvent 1.0 that says how much of something a customer used.
+
+On Kafka it travels in structured mode (one JSON document, with the header `content-type:
+application/cloudevents+json`) or in binary mode (`ce_` headers, the data alone as value). Its
+identity is (source, id).
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+STRUCTURED = "application/cloudevents+json"
+HEADER_PREFIX = "ce_"
+
+Name = Annotated[str, Field(min_length=1)]
+
+
+class UsageEvent(BaseModel):
+    """One usage event. Further attributes are CloudEvents extensions and are kept."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "specversion": "1.0",
+                    "id": "req-8f2c",
+                    "source": "/gateway/eu-1",
+                    "type": "llm.request",
+                    "subject": "cus_1",
+                    "time": "2026-11-20T09:30:00Z",
+                    "data": {"tokens": 812, "model": "m"},
+                }
+            ]
+        },
+    )
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Name = Field(description="Unique within its source; a resend carries the same id.")
+    source: Name = Field(description="The service that observed the usage, a URI reference.")
+    type: Name = Field(description="What happened; meters count events of one type.")
+    subject: Name = Field(description="The customer who used it.")
+    time: AwareDatetime = Field(description="When it was used, with an offset; decides the period.")
+    datacontenttype: str | None = Field(None, description="JSON when present.")
+    data: Any = Field(None, description="What meters read: quantities as integers or strings.")
+
+    def to_json(self) -> bytes:
+        """The event in structured mode."""
+        return self.model_dump_json(exclude_none=True).encode()
