@@ -24,7 +24,7 @@ class Alert(BaseModel):
                     "limit": "100000",
                     "threshold": "80%",
                     "value": "80010",
-                    "crossed_at": "2026-11-20T09:30:00.125Z",
+                    "crossed_at": "2026-11-20T09:30:00.125000Z",
                     "event_source": "/gateway/eu-1",
                     "event_id": "req-8f2c",
                 }

@@ -12,7 +12,25 @@ from schemas.quantity import TotalQuantity
 class Delta(BaseModel):
     """A change of a billed total, frozen before its first send; on `usage.outbox`."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "identifier": "tokens-5d41402abc4b2a76-7",
+                    "customer": "cus_1",
+                    "stripe_customer_id": "cus_stripe_1",
+                    "meter": "tokens",
+                    "event_name": "llm_tokens",
+                    "period_start": "2026-11-01T00:00:00Z",
+                    "period_end": "2026-12-01T00:00:00Z",
+                    "sequence": 7,
+                    "value": "812",
+                    "timestamp": 1795253400,
+                }
+            ]
+        },
+    )
 
     identifier: Annotated[str, Field(max_length=100)] = Field(
         description="Of (meter, customer, period, sequence); Stripe counts an identifier once."
@@ -43,7 +61,24 @@ class Frozen(BaseModel):
 class Delivery(BaseModel):
     """What became of one delta; on `usage.deliveries`, keyed by identifier."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "identifier": "tokens-5d41402abc4b2a76-7",
+                    "customer": "cus_1",
+                    "stripe_customer_id": "cus_stripe_1",
+                    "meter": "tokens",
+                    "event_name": "llm_tokens",
+                    "period_start": "2026-11-01T00:00:00Z",
+                    "value": "812",
+                    "outcome": "delivered",
+                    "at": "2026-11-20T09:31:00Z",
+                }
+            ]
+        },
+    )
 
     identifier: str
     customer: str

@@ -15,7 +15,24 @@ from schemas.quantity import Quantity
 class Correction(BaseModel):
     """Voids or amends one event, or adjusts one total."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "cor-17",
+                    "action": "void",
+                    "customer": "cus_1",
+                    "corrects_source": "/gateway/eu-1",
+                    "corrects_id": "req-8f2c",
+                    "reason": "Counted a request that failed.",
+                    "author": "ada@example.com",
+                    "at": "2026-11-21T08:00:00Z",
+                }
+            ]
+        },
+    )
 
     id: Annotated[str, Field(min_length=1)]
     action: Literal["void", "amend", "adjust"]

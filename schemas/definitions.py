@@ -17,7 +17,42 @@ from schemas.plan import Plan
 class Definitions(BaseModel):
     """What is counted, limited and billed, and for whom."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ignored_types=(cached_property,),
+        json_schema_extra={
+            "examples": [
+                {
+                    "meters": [
+                        {
+                            "slug": "tokens",
+                            "event_type": "llm.request",
+                            "aggregation": "sum",
+                            "value": "$.tokens",
+                            "group_by": {"model": "$.model"},
+                        }
+                    ],
+                    "plans": [
+                        {
+                            "slug": "free",
+                            "limits": [
+                                {
+                                    "meter": "tokens",
+                                    "limit": 100000,
+                                    "thresholds": ["50%", "80%", "100%", 120000],
+                                }
+                            ],
+                        }
+                    ],
+                    "customers": [
+                        {"id": "cus_1", "plan": "free", "stripe_customer_id": "cus_stripe_1"}
+                    ],
+                    "default_plan": "free",
+                }
+            ]
+        },
+    )
 
     meters: tuple[Meter, ...] = ()
     plans: tuple[Plan, ...] = ()

@@ -4,7 +4,7 @@
     0       2     b"ML"
     2       1     format version, 1
     3       1     kind, see `Kind`
-    4       8     XXH3-64 of all that follows, little-endian
+    4       8     XXH3-64 of all that follows, seeded with the kind, little-endian
     12      4     length of the header, little-endian
     16      ...   header, a JSON object
             4+n   each part: length, then an Arrow IPC stream with one record batch
@@ -66,7 +66,7 @@ def seal(kind: Kind, header: dict[str, Any], parts: Sequence[pa.RecordBatch] = (
         stream = sink.getvalue()
         body += [_LENGTH.pack(stream.size), stream]
     content = b"".join(body)
-    checksum = xxhash.xxh3_64_intdigest(_LENGTH.pack(len(text)) + content)
+    checksum = xxhash.xxh3_64_intdigest(_LENGTH.pack(len(text)) + content, seed=kind)
     return _PREFIX.pack(MAGIC, VERSION, kind, checksum, len(text)) + content
 
 
@@ -81,7 +81,7 @@ def unseal(frame: bytes) -> Frame:
     _, version, kind, checksum, header_length = _PREFIX.unpack_from(frame)
     if version != VERSION:
         raise FrameError(f"frame version {version}, this program reads {VERSION}; upgrade it")
-    if xxhash.xxh3_64_intdigest(memoryview(frame)[12:]) != checksum:
+    if xxhash.xxh3_64_intdigest(memoryview(frame)[12:], seed=kind) != checksum:
         raise FrameError("checksum mismatch; the record is damaged: restore it from a replica")
     if kind not in Kind._value2member_map_:
         raise FrameError(f"frame kind {kind} is unknown to this program; upgrade it")

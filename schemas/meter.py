@@ -19,7 +19,7 @@ Aggregation = Literal["count", "sum", "max", "min", "latest"]
 Period = Literal["month", "day"]
 
 #: The subset of JSONPath that names one place: `$.a.b`, `$['a b']`, `$.list[0]`.
-PATH = re.compile(r"""^\$(\.[A-Za-z_][\w-]*|\['[^']+'\]|\["[^"]+"\]|\[\d+\])*$""")
+PATH = re.compile(r"""\$(\.[A-Za-z_][\w-]*|\['[^']+'\]|\["[^"]+"\]|\[\d+\])*""")
 _STEP = re.compile(r"""\.([A-Za-z_][\w-]*)|\['([^']+)'\]|\["([^"]+)"\]|\[(\d+)\]""")
 
 
@@ -32,7 +32,7 @@ def path_steps(path: str) -> tuple[str | int, ...]:
 
 
 def _checked_path(path: str) -> str:
-    if not PATH.match(path):
+    if not PATH.fullmatch(path):
         raise ValueError(f"{path!r} is not a path such as $.tokens, $['a b'] or $.items[0]")
     return path
 
@@ -48,7 +48,23 @@ class StripeMeter(BaseModel):
 class Meter(BaseModel):
     """Counts events of one type, per customer, period and group."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "slug": "tokens",
+                    "event_type": "llm.request",
+                    "aggregation": "sum",
+                    "value": "$.tokens",
+                    "group_by": {"model": "$.model"},
+                    "period": "month",
+                    "stripe": {"event_name": "llm_tokens"},
+                }
+            ]
+        },
+    )
 
     slug: Slug
     description: str = ""

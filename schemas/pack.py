@@ -42,6 +42,11 @@ def value_column(path: str) -> str:
     return f"value:{path}"
 
 
+def is_value_column(name: str) -> bool:
+    """Whether a column holds quantities."""
+    return name.startswith(value_column(""))
+
+
 def dimension_column(path: str) -> str:
     """The name of the column with the texts at `path`."""
     return f"dimension:{path}"

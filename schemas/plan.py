@@ -6,7 +6,14 @@ import re
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+)
 
 from schemas.meter import Slug
 from schemas.quantity import Quantity, nanos, parse, plain
@@ -29,7 +36,18 @@ def _threshold(raw: object) -> str:
     return plain(nanos(quantity))
 
 
-Threshold = Annotated[str, BeforeValidator(_threshold)]
+_WRITTEN_SCHEMA = {
+    "type": "string",
+    "pattern": r"^(\d{1,6}(\.\d{1,6})? ?%|-?\d{1,38}(\.\d{1,9})?)$",
+    "examples": ["80%", "120000"],
+}
+
+Threshold = Annotated[
+    str,
+    BeforeValidator(_threshold),
+    WithJsonSchema(_WRITTEN_SCHEMA, mode="serialization"),
+    WithJsonSchema({"anyOf": [_WRITTEN_SCHEMA, {"type": "number"}]}, mode="validation"),
+]
 
 
 class Limit(BaseModel):
@@ -43,6 +61,13 @@ class Limit(BaseModel):
         (), description="In percent of the limit, or in the meter's unit."
     )
 
+    @field_validator("thresholds")
+    @classmethod
+    def _each_threshold_once(cls, thresholds: tuple[Threshold, ...]) -> tuple[Threshold, ...]:
+        if len(set(thresholds)) < len(thresholds):
+            raise ValueError("a limit names each threshold once")
+        return thresholds
+
     def threshold_nanos(self, threshold: Threshold) -> int:
         """The least usage, in nanos, that has reached `threshold`."""
         if not threshold.endswith("%"):
@@ -54,7 +79,20 @@ class Limit(BaseModel):
 class Plan(BaseModel):
     """A named set of limits, at most one a meter."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "slug": "free",
+                    "limits": [
+                        {"meter": "tokens", "limit": 100000, "thresholds": ["80%", "100%", 120000]}
+                    ],
+                }
+            ]
+        },
+    )
 
     slug: Slug
     limits: tuple[Limit, ...] = ()

@@ -32,7 +32,8 @@ def nanos(quantity: Decimal) -> int:
         raise ValueError(f"a quantity has at most {DIGITS} digits")
     scaled = quantity.scaleb(PLACES, _EXACT)
     units = int(scaled)
-    if units != scaled:
+    # Against the quantity itself: scaling rounds what has more digits than the context.
+    if Decimal(units).scaleb(-PLACES, _EXACT) != quantity:
         raise ValueError(f"a quantity has at most {PLACES} decimal places")
     if len(str(abs(units)).rstrip("0")) > DIGITS or abs(units) >= NANOS * 10**DIGITS:
         raise ValueError(f"a quantity has at most {DIGITS} digits")
@@ -57,6 +58,23 @@ def parse(text: str | int | Decimal) -> Decimal:
         raise ValueError("a quantity is a plain decimal string") from None
     nanos(quantity)
     return quantity
+
+
+def exact_number(literal: str) -> Decimal | int:
+    """A JSON number with fraction or exponent, exactly as its text says; an integer if it is one.
+
+    For `float_hook`: binary floats never come into being. Literals far outside of what a quantity
+    may be stay decimals, which `nanos` refuses.
+    """
+    try:
+        number = Decimal(literal)
+    except InvalidOperation:
+        raise ValueError("a number's exponent is out of all bounds") from None
+    if len(literal) > _LITERAL_LENGTH_MAX or abs(number.adjusted()) > DIGITS:
+        return number
+    if number == number.to_integral_value(context=_EXACT):
+        return int(number)
+    return number.normalize(_EXACT)
 
 
 def plain(units: int) -> str:
@@ -86,14 +104,15 @@ def _read(raw: object) -> Decimal:
     return parse(raw)
 
 
+_WRITTEN_SCHEMA = {"type": "string", "pattern": r"^-?\d{1,38}(\.\d{1,9})?$", "examples": ["12.5"]}
+
 #: A decimal that travels as a plain decimal string.
 Quantity = Annotated[
     Decimal,
     BeforeValidator(_read),
     PlainSerializer(_written, return_type=str),
-    WithJsonSchema(
-        {"type": "string", "pattern": r"^-?\d{1,38}(\.\d{1,9})?$", "examples": ["12.5"]}
-    ),
+    WithJsonSchema(_WRITTEN_SCHEMA, mode="serialization"),
+    WithJsonSchema({"anyOf": [_WRITTEN_SCHEMA, {"type": "number"}]}, mode="validation"),
 ]
 
 #: A quantity as totals reach it: sums may have more digits than one event may.

@@ -15,6 +15,7 @@ HEADER_TOPIC = "__connect.errors.topic"
 HEADER_PARTITION = "__connect.errors.partition"
 HEADER_OFFSET = "__connect.errors.offset"
 HEADER_STAGE = "__connect.errors.stage"
+HEADER_RECEIVED_AT = "meterline.received_at_ms"
 HEADER_REASON = "meterline.reason"
 HEADER_MESSAGE = "__connect.errors.exception.message"
 HEADER_REMEDY = "meterline.remedy"
@@ -35,7 +36,25 @@ Reason = Literal[
 class Rejection(BaseModel):
     """One rejection as analysts read it."""
 
-    model_config = ConfigDict(frozen=True)
+    # Base64, because what was rejected is often no text at all.
+    model_config = ConfigDict(
+        frozen=True,
+        ser_json_bytes="base64",
+        val_json_bytes="base64",
+        json_schema_extra={
+            "examples": [
+                {
+                    "source_partition": 3,
+                    "source_offset": 1207,
+                    "received_at": "2026-11-20T09:30:00.125000Z",
+                    "reason": "malformed_json",
+                    "message": "The value is not JSON: it ends early.",
+                    "remedy": "Send one JSON document a message.",
+                    "original": "eyJpZCI6",
+                }
+            ]
+        },
+    )
 
     source_partition: int = Field(ge=0, description="Partition of usage.events.")
     source_offset: int = Field(ge=0, description="Offset of usage.events.")

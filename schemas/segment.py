@@ -19,18 +19,18 @@ ID_COLUMNS = pa.schema(
     ]
 )
 
-#: `latest_ns` is the time of the event that holds a `latest` value. `fired` lists the thresholds
-#: already crossed; it is null on the rows of groups, and a list on the row over all groups.
+#: `group` is null on the row over all groups, which is what limits compare; `fired` lists the
+#: thresholds that it has crossed. `latest_ns` is the time of the event that holds a `latest` value.
 TOTAL_COLUMNS = pa.schema(
     [
         pa.field("customer", pa.string(), nullable=False),
         pa.field("meter", pa.string(), nullable=False),
         pa.field("period_start_ms", pa.int64(), nullable=False),
-        pa.field("group", pa.list_(pa.string()), nullable=False),
+        pa.field("group", pa.list_(pa.string())),
         pa.field("value", pa.string(), nullable=False),
         pa.field("events", pa.int64(), nullable=False),
         pa.field("latest_ns", pa.int64(), nullable=False),
         pa.field("as_of_ms", pa.int64(), nullable=False),
-        pa.field("fired", pa.list_(pa.string())),
+        pa.field("fired", pa.list_(pa.string()), nullable=False),
     ]
 )

@@ -11,7 +11,25 @@ from schemas.quantity import TotalQuantity
 class Total(BaseModel):
     """One total as readers see it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "customer": "cus_1",
+                    "meter": "tokens",
+                    "period_start": "2026-11-01T00:00:00Z",
+                    "period_end": "2026-12-01T00:00:00Z",
+                    "group": {"model": "m"},
+                    "value": "812",
+                    "usage": "80010",
+                    "events": 3,
+                    "as_of": "2026-11-20T09:30:00.125000Z",
+                    "version": 4711,
+                }
+            ]
+        },
+    )
 
     customer: str
     meter: str

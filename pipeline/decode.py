@@ -1,0 +1,184 @@
+"""Kafka records become usage events, or rejections with reason and remedy.
+
+Both content modes of CloudEvents 1.0 on Kafka are read. Structured mode is one JSON document;
+binary mode is turned into the same document, its data byte for byte, so that from here on there is
+one form. A record without `ce_` headers and without a CloudEvents content type is tried as
+structured mode, because that is what a program without a CloudEvents library sends.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pipeline.errors import Reject
+from pipeline.record import Headers, Record
+from schemas.quantity import exact_number
+from schemas.usage_event import HEADER_PREFIX
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+_NO_DATA = msgspec.Raw(b"")
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """The attributes of one event; `data` is its JSON text, empty without data."""
+
+    specversion: Literal["1.0"]
+    id: Name
+    source: Name
+    type: Name
+    subject: Name
+    time: str
+    data: msgspec.Raw = _NO_DATA
+    data_base64: str | None = None
+    datacontenttype: str | None = None
+
+
+_envelope = msgspec.json.Decoder(Envelope)
+_anything = msgspec.json.Decoder(float_hook=exact_number)
+_json = msgspec.json.Encoder()
+
+#: What a parser of ours may raise on bytes that are not what they should be.
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
+
+
+def decode_event(record: Record) -> tuple[Envelope, bytes]:
+    """The event of one record and its bytes in structured mode.
+
+    Raises:
+        Reject: naming the first thing that is wrong with it.
+    """
+    value = record.value or b""
+    if record.headers:
+        value = structured(record.headers, value)
+    try:
+        return _envelope.decode(value), value
+    except _DECODE_ERRORS:
+        raise _diagnosis(value) from None
+
+
+def decode_data(envelope: Envelope) -> Any:
+    """The data of an event as plain values: objects, arrays, texts, integers, exact decimals.
+
+    Raises:
+        Reject: when the data is not JSON.
+    """
+    text: bytes | msgspec.Raw = envelope.data
+    try:
+        if envelope.data_base64 is not None:
+            text = base64.b64decode(envelope.data_base64, validate=True)
+        kind = envelope.datacontenttype
+        if kind is not None and not _is_json(kind):
+            raise Reject(
+                "invalid_data",
+                f"The data is of type {kind!r}, meters read JSON.",
+                remedy="Send data as JSON with datacontenttype application/json.",
+            )
+        if text is _NO_DATA or not memoryview(text):
+            return None
+        return _anything.decode(text)
+    except _DECODE_ERRORS as error:
+        raise Reject(
+            "invalid_data", f"The data is not JSON: {error}.", remedy="Send data as valid JSON."
+        ) from None
+
+
+def structured(headers: Headers, value: bytes) -> bytes:
+    """The structured form of a record with headers, whatever its mode.
+
+    Raises:
+        Reject: for batch mode, other formats than JSON, and headers that are not UTF-8.
+    """
+    attributes: dict[str, str] = {}
+    content_type = ""
+    for name, raw in headers:
+        lowered = name.lower()
+        if lowered == "content-type" or lowered.startswith(HEADER_PREFIX):
+            try:
+                text = raw.decode() if raw is not None else ""
+            except UnicodeDecodeError:
+                raise Reject(
+                    "invalid_attribute",
+                    f"The header {name} is not UTF-8.",
+                    remedy="Encode CloudEvents headers as UTF-8.",
+                ) from None
+            if lowered == "content-type":
+                content_type = text
+            else:
+                attributes[lowered[len(HEADER_PREFIX) :]] = text
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.startswith("application/cloudevents"):
+        if media_type not in ("application/cloudevents", "application/cloudevents+json"):
+            raise Reject(
+                "unsupported_mode",
+                f"Content type {media_type} is not one event in JSON.",
+                remedy="Send each event as a record of its own, as application/cloudevents+json.",
+            )
+        return value
+    if not attributes:
+        return value
+    if content_type:
+        attributes["datacontenttype"] = content_type
+    attributes.pop("data", None)
+    envelope = _json.encode(attributes)
+    if not value:
+        return envelope
+    if content_type and not _is_json(content_type):
+        return envelope[:-1] + b',"data_base64":"' + base64.b64encode(value) + b'"}'
+    try:
+        _anything.decode(value)  # or text that ends the envelope early could smuggle attributes in
+    except _DECODE_ERRORS as error:
+        raise Reject(
+            "invalid_data", f"The data is not JSON: {error}.", remedy="Send data as valid JSON."
+        ) from None
+    return envelope[:-1] + b',"data":' + value + b"}"
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type in ("application/json", "text/json") or media_type.endswith("+json")
+
+
+def _diagnosis(value: bytes) -> Reject:
+    """Why `value` is not an event, as exactly as can be said."""
+    try:
+        document = _anything.decode(value)
+    except _DECODE_ERRORS as error:
+        return Reject(
+            "malformed_json",
+            f"The value is not JSON: {error}.",
+            remedy="Send one CloudEvent as a JSON object in UTF-8.",
+        )
+    if not isinstance(document, dict):
+        return Reject(
+            "not_a_cloudevent",
+            "The value is JSON, but not an object.",
+            remedy="Send one CloudEvent a record; Kafka has no batch mode.",
+        )
+    if document.get("specversion") != "1.0":
+        return Reject(
+            "not_a_cloudevent",
+            f"specversion is {document.get('specversion')!r:.100}, not '1.0'.",
+            remedy="Send CloudEvents 1.0: the attribute specversion must be '1.0'.",
+        )
+    for name in ("id", "source", "type", "subject", "time"):
+        if name not in document or document[name] is None:
+            return Reject(
+                "missing_attribute",
+                f"The attribute {name} is missing.",
+                remedy=f"Set {name}; Meterline needs id, source, type, subject and time.",
+            )
+        if not isinstance(document[name], str) or not document[name]:
+            return Reject(
+                "invalid_attribute",
+                f"The attribute {name} is not a text of at least one character.",
+                remedy=f"Set {name} to a non-empty string.",
+            )
+    return Reject(
+        "invalid_attribute",
+        "An optional attribute (datacontenttype or data_base64) is not a text.",
+        remedy="Send datacontenttype and data_base64 as strings, or leave them out.",
+    )

@@ -1,0 +1,129 @@
+"""What meters read from an event's data: quantities and dimensions, at their paths.
+
+For each event type the paths of all its meters are read once, however many meters share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import Reject
+from schemas.definitions import Definitions
+from schemas.meter import path_steps
+from schemas.quantity import nanos, parse, plain
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
+
+#: Integers up to here need no further check: fewer than 38 digits, and 64 bits hold them.
+_SMALL = 10**18
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the meters of one event type read: value paths, then dimension paths."""
+
+    values: tuple[str, ...]
+    dimensions: tuple[str, ...]
+
+    @cached_property
+    def value_getters(self) -> tuple[Callable[[Any], Any], ...]:
+        """One getter a value path."""
+        return tuple(_getter(path) for path in self.values)
+
+    @cached_property
+    def dimension_getters(self) -> tuple[Callable[[Any], Any], ...]:
+        """One getter a dimension path."""
+        return tuple(_getter(path) for path in self.dimensions)
+
+    def quantities(self, data: Any) -> list[int | Decimal]:
+        """The quantity at each value path.
+
+        Raises:
+            Reject: where one is missing or no quantity; an event counts in all its meters or none.
+        """
+        return [
+            number if type(number) is int and -_SMALL < number < _SMALL else _quantity(number, path)
+            for number, path in zip(
+                [get(data) for get in self.value_getters], self.values, strict=True
+            )
+        ]
+
+    def texts(self, data: Any) -> list[str]:
+        """The text at each dimension path; a missing field is the empty string."""
+        return [
+            text if type(text) is str else _text(text)
+            for text in [get(data) for get in self.dimension_getters]
+        ]
+
+
+def readings(definitions: Definitions) -> dict[str, Reading]:
+    """What to read of each event type that some meter counts."""
+    by_type: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for meter in definitions.meters:
+        values, dimensions = by_type.setdefault(meter.event_type, ({}, {}))
+        if meter.value is not None:
+            values[meter.value] = None
+        dimensions.update(dict.fromkeys(meter.group_by.values()))
+    return {
+        event_type: Reading(tuple(values), tuple(dimensions))
+        for event_type, (values, dimensions) in by_type.items()
+    }
+
+
+def canonical(data: Any) -> bytes:
+    """`data` as JSON that is equal for equal data: names sorted, numbers in one spelling."""
+    return _canonical(data)
+
+
+def _getter(path: str) -> Callable[[Any], Any]:
+    steps = path_steps(path)
+    if len(steps) == 1 and isinstance(steps[0], str):
+        name = steps[0]
+        return lambda data: data.get(name) if type(data) is dict else None
+
+    def walk(data: Any) -> Any:
+        for step in steps:
+            if isinstance(step, str):
+                data = data.get(step) if type(data) is dict else None
+            else:
+                data = data[step] if type(data) is list and step < len(data) else None
+        return data
+
+    return walk
+
+
+def _quantity(raw: Any, path: str) -> int | Decimal:
+    if raw is None:
+        raise Reject(
+            "missing_value",
+            f"The data has no value at {path}, which a meter of this event type counts.",
+            remedy=f"Send {path} as an integer or a decimal string.",
+        )
+    try:
+        if isinstance(raw, bool) or not isinstance(raw, str | int | Decimal):
+            raise ValueError("it is not a number")
+        quantity = parse(raw)
+    except ValueError as error:
+        raise Reject(
+            "invalid_value",
+            f"The value at {path} is no quantity: {error}.",
+            remedy="Send an integer or a decimal string of at most 9 places and 38 digits.",
+        ) from None
+    return int(quantity) if quantity == quantity.to_integral_value() else quantity
+
+
+def _text(raw: Any) -> str:
+    if raw is None:
+        return ""
+    if isinstance(raw, Decimal):
+        try:
+            return plain(nanos(raw))
+        except ValueError:
+            return str(raw)
+    return raw if isinstance(raw, str) else _canonical(raw).decode()

@@ -1,0 +1,23 @@
+"""Which shard a customer belongs to: for ever the same, whatever the partitions of usage.events."""
+
+from __future__ import annotations
+
+import xxhash
+
+
+class Router(dict[str, int]):
+    """Customer to shard, remembered. `shards` is fixed for the life of a deployment."""
+
+    #: Beyond this many customers memory is worth more than the hash.
+    CUSTOMERS_MAX = 1_000_000
+
+    def __init__(self, shards: int) -> None:
+        super().__init__()
+        self.shards = shards
+
+    def __missing__(self, customer: str) -> int:
+        if len(self) >= self.CUSTOMERS_MAX:
+            self.clear()
+        shard = xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
+        self[customer] = shard
+        return shard

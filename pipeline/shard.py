@@ -1,0 +1,160 @@
+"""What tally remembers of one shard, and how that travels through its changelog.
+
+A shard is the fold of its log. Every transaction appends one segment with what it changed; now and
+then the whole shard is written as a snapshot, which is nothing but segments, the first of which
+voids what came before. A restore reads the last snapshot and what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.aggregate import Tally
+from pipeline.dedupe import Columns, IdTable
+from schemas.definitions import Definitions
+from schemas.frame import Frame, Kind, seal
+from schemas.plan import Threshold
+from schemas.quantity import from_plain, plain
+from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
+
+#: (meter, customer, period start in ms, group); group is None for the total over all groups.
+TotalKey: TypeAlias = tuple[str, str, int, tuple[str, ...] | None]
+
+#: Rows of one snapshot segment, so that a record stays well below the broker's limit.
+_ROWS_MAX = 65_536
+
+
+@dataclass
+class Shard:
+    """The state of one shard."""
+
+    next_offset: int = 0
+    #: The newest arrival seen, in milliseconds since 1970.
+    watermark_ms: int = 0
+    documents: dict[str, Definitions] = field(default_factory=dict)
+    current: str | None = None
+    ids: IdTable = field(default_factory=IdTable)
+    totals: dict[TotalKey, Tally] = field(default_factory=dict)
+    #: Thresholds crossed so far, of totals over all groups that crossed any.
+    fired: dict[TotalKey, set[Threshold]] = field(default_factory=dict)
+
+
+@dataclass
+class Changed:
+    """What one step changed in a shard; becomes a segment."""
+
+    documents: list[str] = field(default_factory=list)
+    ids: list[Columns] = field(default_factory=list)
+    totals: set[TotalKey] = field(default_factory=set)
+
+    @property
+    def id_count(self) -> int:
+        """How many identities were claimed."""
+        return sum(len(columns[1]) for columns in self.ids)
+
+
+def segment(shard: Shard, changed: Changed) -> bytes:
+    """The frame that brings a shard from before the step to after it."""
+    ids = tuple(np.concatenate(column) for column in zip(*changed.ids, strict=True))
+    # Sorted, so that a replay writes the same bytes.
+    keys = sorted(changed.totals, key=_sort_key)
+    return _seal(shard, changed.documents, ids, keys, reset=False)
+
+
+def snapshot(shard: Shard) -> Iterator[bytes]:
+    """The whole shard as frames; reading them in order restores it."""
+    high, low, fingerprint, expires = shard.ids.entries()
+    yield _seal(shard, list(shard.documents), (), (), reset=True)
+    for begin in range(0, len(low), _ROWS_MAX):
+        part = slice(begin, begin + _ROWS_MAX)
+        ids = (high[part], low[part], fingerprint[part], expires[part])
+        yield _seal(shard, (), ids, (), reset=False)
+    keys = sorted(shard.totals, key=_sort_key)
+    for begin in range(0, len(keys), _ROWS_MAX):
+        yield _seal(shard, (), (), keys[begin : begin + _ROWS_MAX], reset=False)
+
+
+def restore(frames: Iterable[Frame]) -> Shard:
+    """The shard that `frames` of its changelog describe."""
+    shard = Shard()
+    for frame in frames:
+        header = frame.header
+        if header["reset"]:
+            shard = Shard()
+        shard.next_offset = header["next_offset"]
+        shard.watermark_ms = header["watermark_ms"]
+        shard.current = header["current"]
+        for version, document in header["definitions"].items():
+            shard.documents[version] = Definitions.model_validate(document)
+        ids, totals = frame.parts
+        if ids.num_rows:
+            high, low, fingerprint, expires = (column.to_numpy() for column in ids.columns)
+            shard.ids.insert((high, low, fingerprint, expires))
+        for row in totals.to_pylist():
+            _restore_total(shard, row)
+    return shard
+
+
+def _seal(
+    shard: Shard,
+    documents: Iterable[str],
+    ids: tuple[Any, ...],
+    keys: Iterable[TotalKey],
+    *,
+    reset: bool,
+) -> bytes:
+    header = {
+        "next_offset": shard.next_offset,
+        "watermark_ms": shard.watermark_ms,
+        "current": shard.current,
+        "definitions": {
+            version: shard.documents[version].model_dump(mode="json") for version in documents
+        },
+        "reset": reset,
+    }
+    id_columns = ids or tuple(np.zeros(0, field.type.to_pandas_dtype()) for field in ID_COLUMNS)
+    rows = [_total_row(shard, key) for key in keys]
+    return seal(
+        Kind.SEGMENT,
+        header,
+        [
+            pa.RecordBatch.from_arrays([pa.array(c) for c in id_columns], schema=ID_COLUMNS),
+            pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS),
+        ],
+    )
+
+
+def _total_row(shard: Shard, key: TotalKey) -> dict[str, object]:
+    meter, customer, period_start_ms, group = key
+    tally = shard.totals[key]
+    return {
+        "customer": customer,
+        "meter": meter,
+        "period_start_ms": period_start_ms,
+        "group": group,
+        "value": plain(tally.value),
+        "events": tally.events,
+        "latest_ns": tally.latest_ns,
+        "as_of_ms": tally.as_of_ms,
+        "fired": sorted(shard.fired.get(key, ())),
+    }
+
+
+def _restore_total(shard: Shard, row: dict[str, Any]) -> None:
+    group = None if row["group"] is None else tuple(row["group"])
+    key = (row["meter"], row["customer"], row["period_start_ms"], group)
+    shard.totals[key] = Tally(
+        from_plain(row["value"]), row["events"], row["latest_ns"], row["as_of_ms"]
+    )
+    if row["fired"]:
+        shard.fired[key] = set(row["fired"])
+
+
+def _sort_key(key: TotalKey) -> tuple[str, str, int, bool, tuple[str, ...]]:
+    meter, customer, period_start_ms, group = key
+    return meter, customer, period_start_ms, group is not None, group or ()

@@ -1,0 +1,209 @@
+"""Tally: a fold over one shard's log. Packs and definitions in; decisions, totals, alerts out.
+
+Each event is decided once, in this order: seen before (duplicate, or conflict if it says something
+else), customer unknown, too late for all its meters, else accepted. It reads no clock: what is late
+follows from when its Kafka record arrived, so a replay decides the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.batch import Batch
+from pipeline.count import Counting
+from pipeline.errors import Stop
+from pipeline.limits import Limits
+from pipeline.pack import Pack
+from pipeline.periods import DAY_MS, period_bounds
+from pipeline.record import Outgoing
+from pipeline.shard import Changed, Shard, segment, snapshot
+from schemas import topics
+from schemas.decisions import LATE_COLUMNS, STATUS_COLUMNS, Status
+from schemas.definitions import Definitions
+from schemas.frame import Frame, Kind, seal
+
+#: A copy of an event is recognised for at least this long, and as long as it could still count.
+DEDUPE_DAYS = 35
+
+#: Arrival times may run behind the newest one by this much and still find their identities.
+DISORDER_DAYS = 35
+
+_LAST_DAY = int(np.iinfo(np.uint16).max)
+
+#: A snapshot is due after this many new identities, or as many as the shard holds.
+_SNAPSHOT_IDS = 200_000
+
+
+class TallyShard:
+    """One shard being counted."""
+
+    def __init__(self, number: int, shard: Shard) -> None:
+        self._number = number
+        self._shard = shard
+        self._limits: Limits | None = None
+        self._since_snapshot = 0
+
+    @property
+    def state(self) -> Shard:
+        """What the shard remembers."""
+        return self._shard
+
+    def step(self, log: Sequence[tuple[int, Frame]]) -> list[Outgoing]:
+        """Count the next records of the shard's log, (offset, frame) each, in order.
+
+        Raises:
+            Stop: when a pack names definitions that the log never announced.
+        """
+        changed = Changed()
+        outgoing: list[Outgoing] = []
+        for (kind, version), run in groupby(log, key=_kind_and_version):
+            if kind is Kind.DEFINITIONS:
+                for _, frame in run:
+                    self._define(frame, changed)
+            else:
+                outgoing += self._count(version, list(run), changed)
+        self._shard.next_offset = log[-1][0] + 1
+        outgoing.append(self._state_record(segment(self._shard, changed)))
+        outgoing += self._snapshot_if_due(changed)
+        return outgoing
+
+    def _define(self, frame: Frame, changed: Changed) -> None:
+        version = frame.header["version"]
+        if version not in self._shard.documents:
+            document = Definitions.model_validate(frame.header["document"])
+            self._shard.documents[version] = document
+            changed.documents.append(version)
+        self._shard.current = version
+        self._limits = None
+
+    def _count(
+        self, version: str, run: list[tuple[int, Frame]], changed: Changed
+    ) -> Iterator[Outgoing]:
+        """Count packs that were cut with the same definitions."""
+        definitions = self._shard.documents.get(version)
+        current = self._shard.documents.get(self._shard.current or "")
+        if definitions is None or current is None:
+            raise Stop(
+                f"Shard {self._number} has a pack cut with definitions {version}, which its log "
+                "never announced.",
+                remedy="Restore usage.tally.state and usage.metered from one backup.",
+            )
+        if self._limits is None:
+            self._limits = Limits(current)
+        packs = [(offset, Pack(frame)) for offset, frame in run]
+        batch = Batch([pack for _, pack in packs])
+        today = self._advance_watermark([pack for _, pack in packs])
+        known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
+
+        ids = (*batch.ids, self._expiry(definitions, batch))
+        status = self._shard.ids.claim(ids, today)
+        claimed = status == Status.ACCEPTED
+        changed.ids.append((ids[0][claimed], ids[1][claimed], ids[2][claimed], ids[3][claimed]))
+        status[claimed & ~known[batch.customers]] = Status.UNKNOWN
+
+        counting = Counting(self._shard, batch, self._limits)
+        late_for: list[tuple[str, NDArray[np.int64]]] = []
+        too_late = np.zeros(len(status), dtype=bool)
+        in_time = np.zeros(len(status), dtype=bool)
+        for meter in definitions.meters:
+            rows = np.flatnonzero((status == Status.ACCEPTED) & batch.of_type(meter.event_type))
+            if not len(rows):
+                continue
+            start_ms, end_ms = period_bounds(batch.times_ns[rows], meter.period)
+            late = batch.received_ms[rows] > end_ms + meter.grace_ms
+            too_late[rows[late]] = True
+            in_time[rows[~late]] = True
+            late_for.append((meter.slug, rows[late]))
+            if not late.all():
+                counting.count(meter, rows[~late], start_ms[~late])
+        status[too_late & ~in_time] = Status.LATE
+        late_for = [(slug, rows[in_time[rows]]) for slug, rows in late_for]
+
+        for frame in _decisions(packs, status, late_for):
+            yield Outgoing(topics.DECISIONS.name, frame, partition=self._number)
+        if counting.touched:
+            totals = counting.totals(version=packs[-1][0])
+            yield Outgoing(topics.TOTALS.name, totals, partition=self._number)
+            yield from counting.alerts()
+            changed.totals |= counting.touched
+
+    def _advance_watermark(self, packs: Sequence[Pack]) -> NDArray[np.uint16]:
+        """The day of the log on which each event is looked up, shape (n,)."""
+        days = []
+        before = self._shard.watermark_ms
+        for pack in packs:
+            received = pack.numbers("received_at")
+            self._shard.watermark_ms = max(self._shard.watermark_ms, int(received.max()))
+            oldest = self._shard.watermark_ms // DAY_MS - DISORDER_DAYS
+            days.append(np.maximum(received // DAY_MS, oldest))
+        if before // DAY_MS < self._shard.watermark_ms // DAY_MS:
+            # What is dropped here would be found expired by every event to come.
+            self._shard.ids.forget_before(before // DAY_MS - DISORDER_DAYS)
+        today: NDArray[np.int64] = np.clip(np.concatenate(days), 0, _LAST_DAY)
+        return today.astype(np.uint16)
+
+    def _expiry(self, definitions: Definitions, batch: Batch) -> NDArray[np.uint16]:
+        """The last day on which a copy of each event must be recognised, shape (n,)."""
+        last_day = batch.received_ms // DAY_MS + DEDUPE_DAYS
+        for meter in definitions.meters:
+            rows = np.flatnonzero(batch.of_type(meter.event_type))
+            end_ms = period_bounds(batch.times_ns[rows], meter.period)[1]
+            closed = (end_ms + meter.grace_ms) // DAY_MS + 1
+            last_day[rows] = np.maximum(last_day[rows], closed)
+        return np.clip(last_day, 1, _LAST_DAY).astype(np.uint16)
+
+    def _state_record(self, frame: bytes, *, anchor: bool = False) -> Outgoing:
+        return Outgoing(topics.TALLY_STATE.name, frame, partition=self._number, anchor=anchor)
+
+    def _snapshot_if_due(self, changed: Changed) -> Iterator[Outgoing]:
+        self._since_snapshot += changed.id_count
+        if self._since_snapshot >= max(_SNAPSHOT_IDS, len(self._shard.ids)):
+            self._since_snapshot = 0
+            for number, frame in enumerate(snapshot(self._shard)):
+                yield self._state_record(frame, anchor=number == 0)
+
+
+def _decisions(
+    packs: Sequence[tuple[int, Pack]],
+    status: NDArray[np.uint8],
+    late_for: Sequence[tuple[str, NDArray[np.int64]]],
+) -> Iterator[bytes]:
+    """The decisions on each pack."""
+    begin = 0
+    for offset, pack in packs:
+        end = begin + len(pack)
+        late = [
+            (row - begin, slug)
+            for slug, rows in late_for
+            for row in rows[(rows >= begin) & (rows < end)].tolist()
+        ]
+        late_columns = [
+            pa.array([index for index, _ in late], pa.int32()),
+            pa.array([slug for _, slug in late], pa.string()),
+        ]
+        yield seal(
+            Kind.DECISIONS,
+            {"pack_offset": offset},
+            [
+                pa.RecordBatch.from_arrays([pa.array(status[begin:end])], schema=STATUS_COLUMNS),
+                pa.RecordBatch.from_arrays(late_columns, schema=LATE_COLUMNS),
+            ],
+        )
+        begin = end
+
+
+def _kind_and_version(entry: tuple[int, Frame]) -> tuple[Kind, str]:
+    frame = entry[1]
+    if frame.kind is Kind.PACK:
+        return frame.kind, frame.header["definitions"]
+    if frame.kind is Kind.DEFINITIONS:
+        return frame.kind, ""
+    raise Stop(
+        f"usage.metered holds a frame of kind {frame.kind.name}.",
+        remedy="Find out what else writes to usage.metered; only intake may.",
+    )
