@@ -1,7 +1,7 @@
 """Who an event is, and what it says: its identity and its fingerprint.
 
-Identity is (source, id), per customer: what one customer sends never hides what another one sent.
-The parts are joined with their lengths, because any delimiter could be part of them.
+Identity is (source, id). The two are joined with a length, because any delimiter could be part of
+them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _digest_64 = xxhash.xxh3_64_intdigest
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
-def identity(customer: str, source: str, event_id: str) -> bytes:
+def identity(source: str, event_id: str) -> bytes:
     """The 128-bit identity of an event: 16 bytes."""
-    return _digest_128(f"{len(customer)}:{len(source)}:{customer}{source}{event_id}".encode())
+    return _digest_128(f"{len(source)}:{source}{event_id}".encode())
 
 
 def identity_columns(identities: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -30,16 +30,15 @@ def identity_columns(identities: Sequence[bytes]) -> tuple[NDArray[np.uint64], N
     return np.ascontiguousarray(halves[:, 0]), np.ascontiguousarray(halves[:, 1])
 
 
-def content_hash(event_type: str, canonical_data: bytes) -> int:
-    """A 64-bit hash of an event's type and data."""
-    return _digest_64(canonical_data, _digest_64(event_type.encode()))
+def content_hash(event_type: str, customer: str, data: bytes) -> int:
+    """A 64-bit hash of what an event says besides its time; data as its bytes were sent."""
+    return _digest_64(data, _digest_64(f"{len(event_type)}:{event_type}{customer}".encode()))
 
 
 def fingerprints(content_hashes: Sequence[int], times_ns: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """What each event says, in 32 bits: its type, time and data. Shape (n,).
+    """What each event says, in 32 bits: its type, customer, time and data. Shape (n,).
 
-    A resend has the same fingerprint however it is written; another payload under the same
-    identity goes unnoticed with probability 2^-32, and is then taken for a resend.
+    Another payload under a known identity is taken for a resend with probability 2^-32.
     """
     mixed = np.array(content_hashes, dtype=np.uint64) ^ (times_ns.view(np.uint64) * _MIX)
     mixed *= _MIX

@@ -11,7 +11,7 @@ from pipeline.decode import decode_data, decode_event
 from pipeline.errors import Reject
 from pipeline.identify import content_hash, fingerprints, identity, identity_columns
 from pipeline.instant import INVALID, parse_instants
-from pipeline.measure import Reading, canonical, readings
+from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
 from pipeline.record import Outgoing, Record
 from pipeline.reject import rejected
@@ -54,14 +54,14 @@ class Intake:
         for record in records:
             try:
                 envelope, original = decode_event(record)
-                data = decode_data(envelope)
                 reading = self._readings.get(envelope.type, _READS_NOTHING)
+                data, sent = decode_data(envelope, reading.names)
                 rows.append(
                     (
                         record,
                         envelope.time,
-                        identity(envelope.subject, envelope.source, envelope.id),
-                        content_hash(envelope.type, canonical(data)),
+                        identity(envelope.source, envelope.id),
+                        content_hash(envelope.type, envelope.subject, sent),
                         envelope.type,
                         envelope.subject,
                         original,

@@ -16,12 +16,16 @@ import msgspec
 from pipeline.errors import Reject
 from schemas.definitions import Definitions
 from schemas.meter import path_steps
-from schemas.quantity import nanos, parse, plain
+from schemas.quantity import parse
 
-_canonical = msgspec.json.Encoder(order="sorted").encode
+_json = msgspec.json.Encoder(order="sorted", decimal_format="number")
 
 #: Integers up to here need no further check: fewer than 38 digits, and 64 bits hold them.
 _SMALL = 10**18
+
+#: A dimension that is a number beyond 10^±100 keeps its exponent, or a few bytes could become
+#: gigabytes.
+_PLAIN_EXPONENT_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,12 @@ class Reading:
 
     values: tuple[str, ...]
     dimensions: tuple[str, ...]
+
+    @cached_property
+    def names(self) -> tuple[bytes, ...]:
+        """The member names that the paths walk through, as they stand in JSON."""
+        steps = [step for path in self.values + self.dimensions for step in path_steps(path)]
+        return tuple({_json.encode(step): None for step in steps if isinstance(step, str)})
 
     @cached_property
     def value_getters(self) -> tuple[Callable[[Any], Any], ...]:
@@ -76,11 +86,6 @@ def readings(definitions: Definitions) -> dict[str, Reading]:
     }
 
 
-def canonical(data: Any) -> bytes:
-    """`data` as JSON that is equal for equal data: names sorted, numbers in one spelling."""
-    return _canonical(data)
-
-
 def _getter(path: str) -> Callable[[Any], Any]:
     steps = path_steps(path)
     if len(steps) == 1 and isinstance(steps[0], str):
@@ -121,9 +126,6 @@ def _quantity(raw: Any, path: str) -> int | Decimal:
 def _text(raw: Any) -> str:
     if raw is None:
         return ""
-    if isinstance(raw, Decimal):
-        try:
-            return plain(nanos(raw))
-        except ValueError:
-            return str(raw)
-    return raw if isinstance(raw, str) else _canonical(raw).decode()
+    if isinstance(raw, Decimal) and abs(raw.adjusted()) <= _PLAIN_EXPONENT_MAX:
+        return format(raw, "f")
+    return str(raw) if isinstance(raw, Decimal) else _json.encode(raw).decode()

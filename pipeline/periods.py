@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ def period_bounds(
     return _ms(units), _ms(units + 1)
 
 
+@lru_cache(maxsize=4_096)
 def period_end_ms(start_ms: int, period: Period) -> int:
     """The end (exclusive) of the period that begins at `start_ms`, in milliseconds since 1970."""
     return int(period_bounds(np.array([start_ms * 1_000_000]), period)[1][0])

@@ -21,12 +21,14 @@ HEADER_MESSAGE = "__connect.errors.exception.message"
 HEADER_REMEDY = "meterline.remedy"
 
 Reason = Literal[
+    "too_large",
     "malformed_json",
     "not_a_cloudevent",
     "unsupported_mode",
     "missing_attribute",
     "invalid_attribute",
     "invalid_time",
+    "ambiguous",
     "invalid_data",
     "missing_value",
     "invalid_value",

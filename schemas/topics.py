@@ -42,7 +42,8 @@ EVENTS = Topic(
     8,
     40 * DAY_MS,
     "Usage events as their services publish them: CloudEvents 1.0, keyed by customer.",
-    config=ANY_TIMESTAMP,
+    # Larger events than intake takes are let in, so that they end as rejections, not as losses.
+    config=ANY_TIMESTAMP | LARGE_RECORDS,
 )
 METERED = Topic(
     "usage.metered",

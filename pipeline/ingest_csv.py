@@ -1,0 +1,156 @@
+"""A CSV file and a mapping become usage events to send."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import Stop
+from pipeline.ingest_file import Line, arrival_ms, customer_key
+
+
+@dataclass(frozen=True)
+class CsvMapping:
+    """How a CSV row becomes an event: `time`, `subject`, `data.tokens`, … → column or constant.
+
+    Targets are CloudEvents attributes, `receivedat`, or `data.<field>`. Without an `id` the row's
+    number is taken, without a `source` the name of the file, so that sending a file twice counts
+    it once. `utc` says that times without an offset are UTC.
+    """
+
+    name: str
+    columns: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    utc: bool = False
+
+
+_TARGET = re.compile(r"[a-z0-9]+|data\.\S.*")
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,37}", re.ASCII)
+_NAIVE = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d(?:\.\d+)?)", re.ASCII)
+
+
+def parse_mapping(
+    name: str, maps: Sequence[str], constants: Sequence[str], utc: bool = False
+) -> CsvMapping:
+    """The mapping that options such as `time=TIMESTAMP` and `type=llm.request` spell.
+
+    Raises:
+        Stop: naming all faults at once.
+    """
+    pairs = [option.partition("=") for option in (*maps, *constants)]
+    faults = [
+        f"{target + sign + rest!r} is not target=value, such as data.tokens=ContextTokens"
+        for target, sign, rest in pairs
+        if not sign or not _TARGET.fullmatch(target) or target == "data"
+    ]
+    targets = [target for target, _, _ in pairs]
+    faults += [f"{target} is set twice" for target in {*targets} if targets.count(target) > 1]
+    faults += [
+        f"{target} is neither mapped nor set"
+        for target in ("type", "subject", "time")
+        if target not in targets
+    ]
+    if faults:
+        raise Stop(
+            f"The CSV mapping is faulty: {'; '.join(sorted(faults))}.",
+            remedy="Map columns with --map target=COLUMN and set constants with --set target=text.",
+        )
+    values = {target: rest for target, _, rest in pairs}
+    return CsvMapping(
+        name,
+        {target: values[target] for target in targets[: len(maps)]},
+        {target: values[target] for target in targets[len(maps) :]},
+        utc,
+    )
+
+
+def read_csv(lines: Iterable[bytes], mapping: CsvMapping) -> Iterator[Line]:
+    """One `Line` for each row; the first row names the columns, and an empty cell sets nothing.
+
+    In `data`, integers become JSON numbers and everything else a text, letter by letter: decimals
+    stay exact, and a leading zero is kept.
+
+    Raises:
+        Stop: at a column that is not there, a row that does not fit the header, bytes that are not
+            UTF-8, or a time without an offset. What was sent before may be sent again: rows keep
+            their ids.
+    """
+    rows = csv.reader(_texts(lines), strict=True)
+    header = next(_checked(rows), [])
+    missing = sorted({*mapping.columns.values()} - {*header})
+    if missing:
+        raise Stop(
+            f"The CSV file has no column {', '.join(missing)}; it has {', '.join(header)}.",
+            remedy="Name the columns as the first line of the file spells them.",
+        )
+    repeated = sorted({name for name in mapping.columns.values() if header.count(name) > 1})
+    if repeated:
+        raise Stop(
+            f"The CSV file has several columns named {', '.join(repeated)}.",
+            remedy="Give each mapped column a name of its own.",
+        )
+    at = {target: header.index(column) for target, column in mapping.columns.items()}
+    for number, row in enumerate(_checked(rows), start=1):
+        if not row:
+            continue
+        if len(row) != len(header):
+            raise Stop(
+                f"Row {number} of the CSV file has {len(row)} cells, its header {len(header)}.",
+                remedy="Correct the row, quoting cells that hold commas, and send the file again.",
+            )
+        cells = {**mapping.constants, **{target: row[column] for target, column in at.items()}}
+        yield _event(number, {name: cell for name, cell in cells.items() if cell}, mapping)
+
+
+def _event(number: int, cells: dict[str, str], mapping: CsvMapping) -> Line:
+    event: dict[str, Any] = {"specversion": "1.0", "id": str(number), "source": mapping.name}
+    data: dict[str, Any] = {}
+    for target, cell in cells.items():
+        if target in ("time", "receivedat"):
+            event[target] = _with_offset(cell, number, mapping.utc)
+        elif target.startswith("data."):
+            data[target.removeprefix("data.")] = int(cell) if _INTEGER.fullmatch(cell) else cell
+        else:
+            event[target] = cell
+    timestamp_ms = arrival_ms(event.get("receivedat"))
+    if timestamp_ms is not None:
+        del event["receivedat"]
+    value = json.dumps(event | {"data": data}, ensure_ascii=False, separators=(",", ":"))
+    return Line(customer_key(event.get("subject")), value.encode(), timestamp_ms)
+
+
+def _with_offset(cell: str, number: int, utc: bool) -> str:
+    naive = _NAIVE.fullmatch(cell)
+    if naive is None:
+        return cell
+    if not utc:
+        raise Stop(
+            f"Row {number} of the CSV file has the time {cell!r}, without an offset.",
+            remedy="If the file's times are UTC, say so with --utc; else write their offset.",
+        )
+    return f"{naive[1]}T{naive[2]}Z"
+
+
+def _texts(lines: Iterable[bytes]) -> Iterator[str]:
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise Stop(
+                f"Line {number} of the CSV file is not UTF-8.",
+                remedy="Convert the file to UTF-8 and send it again.",
+            ) from None
+
+
+def _checked(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise Stop(
+            f"The CSV file cannot be read: {error}.",
+            remedy="Quote cells with double quotes, double those inside, and send it again.",
+        ) from None

@@ -1,0 +1,44 @@
+"""The intake stage: usage.events in, packs and rejections out, in the transactional shell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.intake import Intake
+from pipeline.record import Outgoing, Record
+from schemas import topics
+from schemas.definitions import Definitions
+
+#: Records decoded at a time: their objects still lie in the cache when they become columns.
+_CHUNK = 2_000
+
+
+class IntakeStage:
+    """Has no memory: what it needs to know stands in each record."""
+
+    name = "intake"
+    input_topic = topics.EVENTS.name
+    state_topic = None
+
+    def __init__(self, definitions: Definitions) -> None:
+        self._intake = Intake(definitions)
+
+    def announce(self) -> Sequence[Outgoing]:
+        """The definitions, to every shard, before the first pack that is cut by them."""
+        return self._intake.announce()
+
+    def restore(self, partition: int, changelog: Iterator[Record]) -> int | None:
+        """Nothing to restore."""
+        del partition, changelog
+        return None
+
+    def forget(self, partition: int) -> None:
+        """Nothing to forget."""
+
+    def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
+        """Packs and rejections."""
+        return [
+            outgoing
+            for begin in range(0, len(records), _CHUNK)
+            for outgoing in self._intake.step(records[begin : begin + _CHUNK])
+        ]

@@ -1,0 +1,82 @@
+"""Reading topics without a group: what is there now, committed records only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from pipeline.record import Record
+
+_ANSWER_SECONDS = 30.0
+
+
+def record_of(message: Message) -> Record:
+    """A message of the client library as the core knows it."""
+    return Record(
+        message.topic() or "",
+        message.partition() or 0,
+        message.offset() or 0,
+        message.timestamp()[1],
+        _bytes(message.key()),
+        _bytes(message.value()),
+        tuple(message.headers() or ()),  # type: ignore[arg-type]
+    )
+
+
+def read_to_end(
+    kafka: Mapping[str, str], topic: str, partition: int, begin: int = 0
+) -> Iterator[Record]:
+    """The committed records of a partition from offset `begin` to where it ends now.
+
+    If `begin` was deleted meanwhile, reading starts at what is left.
+
+    Raises:
+        KafkaException: when the broker does not answer.
+    """
+    consumer = _reader(kafka)
+    try:
+        low, _ = consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=_ANSWER_SECONDS
+        )
+        consumer.assign([TopicPartition(topic, partition, max(begin, low))])
+        while True:
+            for message in consumer.consume(10_000, 0.5):
+                error = message.error()
+                if error is None:
+                    yield record_of(message)
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    return
+                else:
+                    raise KafkaException(error)
+    finally:
+        consumer.close()
+
+
+def partition_count(kafka: Mapping[str, str], topic: str) -> int:
+    """How many partitions a topic has; 0 if it does not exist."""
+    consumer = _reader(kafka)
+    try:
+        metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
+        return len(metadata.topics[topic].partitions)
+    finally:
+        consumer.close()
+
+
+def _reader(kafka: Mapping[str, str]) -> Consumer:
+    return Consumer(
+        dict(kafka)
+        | {
+            "group.id": "meterline.reader",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 20,
+            "fetch.message.max.bytes": 16 * 1024 * 1024,
+        }
+    )
+
+
+def _bytes(raw: bytes | str | None) -> bytes | None:
+    return raw.encode() if isinstance(raw, str) else raw

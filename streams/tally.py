@@ -1,0 +1,49 @@
+"""The tally stage: the shard log in, decisions, totals, alerts and state out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.open_frame import open_frame
+from pipeline.record import Outgoing, Record
+from pipeline.shard import restore
+from pipeline.tally import TallyShard
+from schemas import topics
+
+
+class TallyStage:
+    """One fold for each shard that this process owns."""
+
+    name = "tally"
+    input_topic = topics.METERED.name
+    state_topic = topics.TALLY_STATE.name
+
+    def __init__(self) -> None:
+        self._shards: dict[int, TallyShard] = {}
+
+    def announce(self) -> Sequence[Outgoing]:
+        """Nothing: everything tally says follows from the shard log."""
+        return ()
+
+    def restore(self, partition: int, changelog: Iterator[Record]) -> int | None:
+        """Rebuild a shard from its segments."""
+        shard = restore(open_frame(record) for record in changelog)
+        self._shards[partition] = TallyShard(partition, shard)
+        return shard.next_offset or None
+
+    def forget(self, partition: int) -> None:
+        """Drop a shard."""
+        self._shards.pop(partition, None)
+
+    def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
+        """Count, shard by shard."""
+        logs: dict[int, list[Record]] = {}
+        for record in records:
+            logs.setdefault(record.partition, []).append(record)
+        return [
+            outgoing
+            for partition, log in sorted(logs.items())
+            for outgoing in self._shards[partition].step(
+                [(record.offset, open_frame(record)) for record in log]
+            )
+        ]

@@ -1,0 +1,114 @@
+"""Creates what is missing of the catalogue of topics; never changes or deletes a topic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from pipeline.errors import Retry, Stop
+from schemas.topics import CATALOGUE, SHARDS, Topic
+
+_ANSWER_SECONDS_MAX = 15.0
+
+
+def create_topics(
+    kafka: Mapping[str, str],
+    catalogue: Iterable[Topic] = CATALOGUE,
+    *,
+    replication_factor: int = 1,
+    keep_for_ever: bool = False,
+) -> None:
+    """Creates each topic of the catalogue that the broker does not have; others stay as they are.
+
+    `kafka` is a librdkafka configuration. `keep_for_ever` sets no time limit on any new topic: a
+    local broker where old traces are replayed with their own arrival times would delete them.
+
+    Raises:
+        Stop: an existing topic has another number of partitions than its shards need, or the
+            broker refuses a topic.
+        Retry: no broker answers.
+    """
+    # Below "critical" librdkafka tells of every attempt; what matters is raised.
+    admin = AdminClient({"log_level": 2, **kafka})
+    partitions = _existing_partitions(admin)
+    wanted = list(catalogue)
+    _require_shards(wanted, partitions)
+    missing = [
+        NewTopic(
+            topic.name,
+            topic.partitions,
+            replication_factor,
+            config={
+                "cleanup.policy": "compact" if topic.compacted else "delete",
+                "retention.ms": str(-1 if keep_for_ever else topic.retention_ms),
+                **topic.config,
+            },
+        )
+        for topic in wanted
+        if topic.name not in partitions
+    ]
+    if not missing:
+        return
+    for name, created in admin.create_topics(missing).items():
+        try:
+            created.result(_ANSWER_SECONDS_MAX)
+        except KafkaException as error:
+            # Another process had the same idea at the same moment.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise Stop(
+                    f"The topic {name} cannot be created: {error.args[0].str()}.",
+                    remedy="Check the broker's replication factor and this user's rights (ACLs).",
+                ) from error
+    _wait_until_known(admin, wanted)
+
+
+def _existing_partitions(admin: AdminClient) -> dict[str, int]:
+    """The number of partitions of each topic on the broker that has its leaders."""
+    try:
+        topics = admin.list_topics(timeout=_ANSWER_SECONDS_MAX).topics
+    except KafkaException as error:
+        raise Retry(
+            f"Kafka does not answer: {error.args[0].str()}.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.",
+        ) from error
+    return {
+        name: len(topic.partitions)
+        for name, topic in topics.items()
+        if all(partition.leader >= 0 for partition in topic.partitions.values())
+    }
+
+
+def _wait_until_known(admin: AdminClient, wanted: Iterable[Topic]) -> None:
+    """The controller says yes before the brokers have heard of it."""
+    deadline = time.monotonic() + _ANSWER_SECONDS_MAX
+    unknown = {topic.name for topic in wanted}
+    while unknown and time.monotonic() < deadline:
+        partitions = _existing_partitions(admin)
+        _require_shards(wanted, partitions)
+        if unknown := unknown - partitions.keys():
+            time.sleep(0.02)
+    if unknown:
+        raise Retry(
+            f"The brokers do not know these new topics yet: {', '.join(sorted(unknown))}.",
+            remedy="Check that the cluster is healthy and run this again.",
+        )
+
+
+def _require_shards(wanted: Iterable[Topic], partitions: Mapping[str, int]) -> None:
+    """Co-partitioned topics must agree; only those of other counts may be repartitioned."""
+    wrong = [
+        f"{topic.name} has {partitions[topic.name]}"
+        for topic in wanted
+        if topic.partitions == SHARDS and partitions.get(topic.name, SHARDS) != SHARDS
+    ]
+    if wrong:
+        raise Stop(
+            f"Co-partitioned topics need {SHARDS} partitions: {', '.join(wrong)}.",
+            remedy="A customer's shard depends on this number, which never changes. Point "
+            "Meterline at the cluster that it was set up on, or move these topics away and "
+            "create them anew.",
+        )

@@ -1,0 +1,60 @@
+"""The command line: quick to list, and plain about what goes wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.cli import COMMANDS
+
+MAIN = "import sys; from pipeline.cli import main; main()"
+
+
+def meterline(*arguments: str, program: str = MAIN, **environment: str) -> tuple[int, str, str]:
+    """Runs the command line in a process of its own; exit code, output and errors."""
+    ended = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "COLUMNS": "200", **environment},
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_every_command_is_listed_with_its_summary() -> None:
+    code, output, _ = meterline("--help")
+    assert code == 0
+    for name, summary in COMMANDS.items():
+        assert name in output
+        assert summary in output
+
+
+def test_listing_the_commands_imports_neither_kafka_nor_arrow() -> None:
+    program = f"import atexit, sys; atexit.register(lambda: print(*sys.modules)); {MAIN}"
+    code, output, _ = meterline("--help", program=program)
+    assert code == 0
+    assert "pipeline.cli" in output.split()
+    assert not {"confluent_kafka", "pyarrow", "pydantic", "jgo"} & set(output.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str) -> None:
+    code, output, errors = meterline(name, "--help")
+    assert (code, errors) == (0, "")
+    assert f"meterline {name}" in output
+
+
+def test_what_meterline_raises_ends_it_with_2_and_the_remedy_but_no_traceback() -> None:
+    code, output, errors = meterline("topics", METERLINE_SECURITY_PROTOCOL="[none]")
+    assert (code, output) == (2, "")
+    assert "METERLINE_SECURITY_PROTOCOL" in errors
+    assert "\nRemedy: " in errors
+    assert "Traceback" not in errors
+
+
+def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:
+    code, _, errors = meterline("topcis")
+    assert code == 2
+    assert "topics" in errors
