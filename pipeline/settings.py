@@ -42,8 +42,11 @@ class Settings(BaseSettings):
     #: Only for a stand-in; empty means Stripe itself.
     stripe_api_base: str = Field("", pattern=r"^(https?://.*)?$")
 
+    #: How long intake and tally gather before they transact: more is cheaper, less is sooner.
+    linger_ms: int = Field(10, ge=0, le=60_000)
     #: How long a sink gathers before it writes, and how long usage gathers before it is billed.
     clickhouse_linger_ms: int = Field(500, ge=0, le=60_000)
+    stripe_linger_ms: int = Field(200, ge=0, le=60_000)
     bill_linger_ms: int = Field(60_000, ge=0, le=3_600_000)
 
     def kafka(self) -> dict[str, str]:

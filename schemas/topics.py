@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 DAY_MS = 86_400_000
 
@@ -125,3 +125,11 @@ CATALOGUE = (
     DELIVERIES,
     FORECASTS,
 )
+
+
+def with_shards(shards: int) -> tuple[Topic, ...]:
+    """The catalogue for a deployment of another size; decided once, before the first event."""
+    return tuple(
+        replace(topic, partitions=shards) if topic.partitions == SHARDS else topic
+        for topic in CATALOGUE
+    )

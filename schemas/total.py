@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import msgspec
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from schemas.frame import Frame
 from schemas.quantity import TotalQuantity
 
 
@@ -62,3 +66,10 @@ TOTAL_COLUMNS = pa.schema(
         pa.field("as_of", pa.timestamp("ms", "UTC"), nullable=False),
     ]
 )
+
+
+def read_totals(frame: Frame) -> Iterator[Total]:
+    """The totals in a `totals` frame."""
+    for row in frame.parts[0].to_pylist():
+        group = msgspec.json.decode(row.pop("group"))
+        yield Total(**row, group=group, version=frame.header["version"])

@@ -20,8 +20,9 @@ class IntakeStage:
     input_topic = topics.EVENTS.name
     state_topic = None
 
-    def __init__(self, definitions: Definitions) -> None:
-        self._intake = Intake(definitions)
+    def __init__(self, definitions: Definitions, shards: int = topics.SHARDS) -> None:
+        """`shards` is the number of partitions of usage.metered."""
+        self._intake = Intake(definitions, shards)
 
     def announce(self) -> Sequence[Outgoing]:
         """The definitions, to every shard, before the first pack that is cut by them."""

@@ -34,7 +34,7 @@ def read_to_end(
     Raises:
         KafkaException: when the broker does not answer.
     """
-    consumer = _reader(kafka)
+    consumer = reader(kafka)
     try:
         low, _ = consumer.get_watermark_offsets(
             TopicPartition(topic, partition), timeout=_ANSWER_SECONDS
@@ -55,7 +55,7 @@ def read_to_end(
 
 def partition_count(kafka: Mapping[str, str], topic: str) -> int:
     """How many partitions a topic has; 0 if it does not exist."""
-    consumer = _reader(kafka)
+    consumer = reader(kafka)
     try:
         metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
         return len(metadata.topics[topic].partitions)
@@ -63,7 +63,8 @@ def partition_count(kafka: Mapping[str, str], topic: str) -> int:
         consumer.close()
 
 
-def _reader(kafka: Mapping[str, str]) -> Consumer:
+def reader(kafka: Mapping[str, str]) -> Consumer:
+    """A consumer of committed records that joins no group and says where partitions end."""
     return Consumer(
         dict(kafka)
         | {

@@ -49,10 +49,17 @@ _PAUSE_SECONDS = 0.5
 class Stage(Protocol):
     """A pure step with its topics. Partitions are shards of one input topic."""
 
-    name: str
-    input_topic: str
-    #: Its changelog, co-partitioned with the input; None for a stage without memory.
-    state_topic: str | None
+    @property
+    def name(self) -> str:
+        """Names the consumer group."""
+
+    @property
+    def input_topic(self) -> str:
+        """What it reads."""
+
+    @property
+    def state_topic(self) -> str | None:
+        """Its changelog, co-partitioned with the input; None for a stage without memory."""
 
     def announce(self) -> Sequence[Outgoing]:
         """What must be written before the first step of a session."""

@@ -1,0 +1,57 @@
+"""The `meterline` command: one line for each subcommand, imported when it is called."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from pipeline.errors import MeterlineError
+
+#: Name and summary; the command is the function of that name in `pipeline.commands.<name>`.
+COMMANDS = {
+    "demo": "Count, store, alert and bill a stream of events, all on this machine.",
+    "migrate": "Create or update the tables and views of the configured ClickHouse.",
+    "run": "Run one stage of the pipeline.",
+    "dev": "Start a local Kafka, with nothing to install, and create the topics.",
+    "topics": "Create the topics that the configured Kafka lacks.",
+}
+
+
+class _Lazy(TyperGroup):
+    """Listing the commands imports none of them: Kafka, Arrow and ClickHouse take a second."""
+
+    def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]
+        name = args[0]
+        if name in COMMANDS:
+            one = typer.Typer(add_completion=False)
+            one.command(name)(getattr(import_module(f"pipeline.commands.{name}"), name))
+            self.commands[name] = typer.main.get_command(one)
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Lazy,
+    no_args_is_help=True,
+    add_completion=False,
+    # A traceback with local variables would show settings, and with them secrets.
+    pretty_exceptions_enable=False,
+    help="Usage metering on Kafka: every event counted exactly once.",
+)
+for _name, _summary in COMMANDS.items():
+    app.command(_name, help=_summary)(lambda: None)
+
+
+def main() -> None:
+    """Runs the command line; what Meterline raises on purpose ends it with 2 and the remedy."""
+    try:
+        app(prog_name="meterline")
+    except MeterlineError as error:
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(Text(error.message, style="red"))
+        console.print(Text.assemble(("Remedy: ", "bold"), error.remedy))
+        sys.exit(2)

@@ -1,0 +1,111 @@
+"""`meterline run STAGE`: one process of one stage. Every composition is wired here."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.definitions import read_definitions
+from pipeline.settings import Settings, read_settings
+
+
+class StageName(StrEnum):
+    """The stages, in the order in which an event passes them."""
+
+    INTAKE = "intake"
+    TALLY = "tally"
+    CLICKHOUSE = "clickhouse"
+    BILL = "bill"
+    STRIPE = "stripe"
+    WATCH = "watch"
+
+
+def run(
+    stage: Annotated[StageName, typer.Argument(help="Which stage to run.")],
+    config: Annotated[Path | None, typer.Option(help="The definitions, meterline.yaml.")] = None,
+    instance: Annotated[
+        str | None, typer.Option(help="Names this process; the same again after a restart.")
+    ] = None,
+) -> None:
+    """Run one stage until Ctrl-C or SIGTERM. Run it several times to share its partitions."""
+    settings = read_settings(config=config, instance=instance)
+    if stage is StageName.WATCH:
+        from streams.watch import run_watch
+
+        # Faust serves the signals itself.
+        run_watch(settings, read_definitions(settings.config))
+        return
+    from streams.instance import claim_instance
+
+    stop = threading.Event()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: stop.set())
+    with claim_instance(stage, settings.instance) as name:
+        if stage in (StageName.CLICKHOUSE, StageName.STRIPE):
+            _deliver(stage, settings, name, stop)
+        else:
+            _transact(stage, settings, name, stop)
+
+
+def _transact(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
+    """intake, tally and bill share the transactional shell."""
+    from schemas import topics
+    from streams.bill import BillStage
+    from streams.intake import IntakeStage
+    from streams.read import partition_count
+    from streams.tally import TallyStage
+    from streams.transact import Stage, Transactor
+
+    kafka = settings.kafka()
+    linger_ms = settings.linger_ms
+    wired: Stage
+    if stage is StageName.INTAKE:
+        shards = partition_count(kafka, topics.METERED.name)
+        wired = IntakeStage(read_definitions(settings.config), shards)
+    elif stage is StageName.TALLY:
+        wired = TallyStage()
+    else:
+        wired = BillStage(read_definitions(settings.config))
+        linger_ms = settings.bill_linger_ms
+    Transactor(wired, kafka, instance=instance, stop=stop, linger_ms=linger_ms).run()
+
+
+def _deliver(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
+    """ClickHouse and Stripe are fed by the delivery loop."""
+    from streams.deliver import Deliverer
+
+    if stage is StageName.CLICKHOUSE:
+        from sinks.clickhouse.connect import Connection
+        from sinks.clickhouse.write import ClickHouseSink
+
+        connection = Connection(settings.clickhouse_url, settings.clickhouse_password)
+        try:
+            Deliverer(
+                stage,
+                ClickHouseSink(connection),
+                settings.kafka(),
+                instance=instance,
+                stop=stop,
+                linger_ms=settings.clickhouse_linger_ms,
+            ).run()
+        finally:
+            connection.close()
+        return
+    from sinks.stripe.client import calls_per_second, stripe_client
+    from sinks.stripe.deliver import StripeSink
+
+    client = stripe_client(settings.stripe_api_key, settings.stripe_api_base)
+    Deliverer(
+        stage,
+        StripeSink(client, calls_per_second=calls_per_second(settings.stripe_api_key)),
+        settings.kafka(),
+        instance=instance,
+        stop=stop,
+        linger_ms=settings.stripe_linger_ms,
+        notes_attempts=True,
+    ).run()

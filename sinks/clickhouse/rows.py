@@ -1,0 +1,252 @@
+"""What travels becomes rows: one Arrow table for each table of ClickHouse. Pure."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ValidationError
+
+from pipeline.errors import Stop
+from pipeline.record import Record
+from schemas import rejection
+from schemas.alert import Alert
+from schemas.billing import Delivery
+from schemas.decisions import Status
+from schemas.frame import Frame
+from sinks.clickhouse.pair import Decided
+
+#: 67 digits before the point and 9 after it: what ClickHouse's widest decimal holds.
+DECIMAL = pa.decimal256(76, 9)
+_INSTANT = pa.timestamp("us", "UTC")
+_GROUP = pa.map_(pa.string(), pa.string())
+
+_STATUS_NAMES = pa.array([status.name.lower() for status in Status])
+
+EVENTS = pa.schema(
+    [
+        pa.field("customer", pa.string()),
+        pa.field("type", pa.string()),
+        pa.field("time", pa.timestamp("ns", "UTC")),
+        pa.field("source", pa.string()),
+        pa.field("id", pa.string()),
+        pa.field("data", pa.binary()),
+        pa.field("received_at", pa.timestamp("ms", "UTC")),
+        pa.field("source_partition", pa.int32()),
+        pa.field("source_offset", pa.int64()),
+        pa.field("late_for", pa.list_(pa.string())),
+        pa.field("status", pa.string()),
+    ]
+)
+REJECTIONS = pa.schema(
+    [
+        pa.field("source_partition", pa.int32()),
+        pa.field("source_offset", pa.int64()),
+        pa.field("received_at", pa.timestamp("ms", "UTC")),
+        pa.field("reason", pa.binary()),
+        pa.field("message", pa.binary()),
+        pa.field("remedy", pa.binary()),
+        pa.field("original", pa.binary()),
+    ]
+)
+
+
+ALERTS = pa.schema(
+    [
+        pa.field("customer", pa.string()),
+        pa.field("meter", pa.string()),
+        pa.field("period_start", _INSTANT),
+        pa.field("period_end", _INSTANT),
+        pa.field("plan", pa.string()),
+        pa.field("limit", DECIMAL),
+        pa.field("threshold", pa.string()),
+        pa.field("value", DECIMAL),
+        pa.field("crossed_at", _INSTANT),
+        pa.field("event_source", pa.string()),
+        pa.field("event_id", pa.string()),
+    ]
+)
+DELIVERIES = pa.schema(
+    [
+        pa.field("identifier", pa.string()),
+        pa.field("customer", pa.string()),
+        pa.field("stripe_customer_id", pa.string()),
+        pa.field("meter", pa.string()),
+        pa.field("event_name", pa.string()),
+        pa.field("period_start", _INSTANT),
+        pa.field("value", DECIMAL),
+        pa.field("outcome", pa.string()),
+        pa.field("reason", pa.string()),
+        pa.field("remedy", pa.string()),
+        pa.field("at", _INSTANT),
+    ]
+)
+
+
+class _Said(msgspec.Struct, gc=False):
+    """What a pack has only inside the original event."""
+
+    source: str
+    id: str
+    data: msgspec.Raw = msgspec.Raw(b"")
+    data_base64: str | None = None
+
+
+_said = msgspec.json.Decoder(_Said).decode
+
+
+def event_rows(decided: Iterable[Decided]) -> tuple[pa.Table, pa.Table]:
+    """Rows of `events` (accepted) and of `set_aside` (all others), in the order of their packs."""
+    rows = pa.Table.from_batches([_event_batch(*each) for each in decided], EVENTS)
+    accepted = pc.equal(rows.column("status"), Status.ACCEPTED.name.lower())
+    return (
+        rows.filter(accepted).drop_columns(["status"]),
+        rows.filter(pc.invert(accepted)).drop_columns(["late_for"]),
+    )
+
+
+def _event_batch(pack: Frame, decisions: Frame) -> pa.RecordBatch:
+    events = pack.parts[0]
+    status, late = decisions.parts
+    sources, ids, data = [], [], []
+    for original in events.column("original").to_pylist():
+        said = _said(original)
+        sources.append(said.source)
+        ids.append(said.id)
+        data.append(
+            bytes(said.data) if said.data_base64 is None else base64.b64decode(said.data_base64)
+        )
+    columns = [
+        events.column("customer").dictionary_decode(),
+        events.column("type").dictionary_decode(),
+        events.column("time").cast(EVENTS.field("time").type),
+        pa.array(sources, pa.string()),
+        pa.array(ids, pa.string()),
+        pa.array(data, pa.binary()),
+        events.column("received_at").cast(EVENTS.field("received_at").type),
+        events.column("source_partition"),
+        events.column("source_offset"),
+        _late_for(late, events.num_rows),
+        _STATUS_NAMES.take(status.column("status")),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=EVENTS)
+
+
+def _late_for(late: pa.RecordBatch, events: int) -> pa.ListArray:
+    """Per event, the meters for which it came too late."""
+    indices = late.column("index").to_numpy()
+    ends = np.cumsum(np.bincount(indices, minlength=events), dtype=np.int32)
+    meters = late.column("meter").take(pa.array(np.argsort(indices, kind="stable")))
+    return pa.ListArray.from_arrays(pa.array(np.insert(ends, 0, np.int32(0))), meters)
+
+
+def total_rows(frames: Sequence[Frame]) -> pa.Table:
+    """Rows of `totals`: of each total only the newest version."""
+    rows = pa.Table.from_batches(
+        [
+            frame.parts[0].append_column(
+                "version", pa.repeat(pa.scalar(frame.header["version"], pa.int64()), len(part))
+            )
+            for frame in frames
+            for part in frame.parts[:1]
+        ]
+    )
+    rows = rows.take(pa.array(np.argsort(rows.column("version").to_numpy(), kind="stable")))
+    key = ["customer", "meter", "period_start", "group"]
+    numbered = rows.select(key).append_column("row", pa.array(np.arange(rows.num_rows)))
+    newest = numbered.group_by(key, use_threads=False).aggregate([("row", "max")])
+    rows = rows.take(newest.column("row_max").sort())
+    groups = rows.column("group").combine_chunks()
+    return pa.table(
+        {
+            "customer": rows.column("customer"),
+            "meter": rows.column("meter"),
+            "period_start": rows.column("period_start"),
+            "period_end": rows.column("period_end"),
+            "group": _maps(groups),
+            "group_key": groups,
+            "value": _decimals(rows.column("value").to_pylist()),
+            "usage": _decimals(rows.column("usage").to_pylist()),
+            "events": rows.column("events"),
+            "as_of": rows.column("as_of"),
+            "version": rows.column("version"),
+        }
+    )
+
+
+def _maps(groups: pa.StringArray) -> pa.Array:
+    """Groups as maps, each distinct text decoded once."""
+    distinct = groups.dictionary_encode()
+    maps = [list(msgspec.json.decode(text).items()) for text in distinct.dictionary.to_pylist()]
+    return pa.array(maps, _GROUP).take(distinct.indices)
+
+
+def alert_rows(records: Iterable[Record]) -> pa.Table:
+    """Rows of `alerts`."""
+    return _model_rows(Alert, ALERTS, records)
+
+
+def delivery_rows(records: Iterable[Record]) -> pa.Table:
+    """Rows of `deliveries`."""
+    return _model_rows(Delivery, DELIVERIES, records)
+
+
+def _model_rows(model: type[BaseModel], schema: pa.Schema, records: Iterable[Record]) -> pa.Table:
+    """Rows of JSON messages of `model`, whose fields are the columns of `schema`."""
+    messages = [_parsed(model, record) for record in records]
+    columns = []
+    for field in schema:
+        cells = [getattr(message, field.name) for message in messages]
+        columns.append(_decimals(cells) if field.type == DECIMAL else pa.array(cells, field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _parsed(model: type[BaseModel], record: Record) -> BaseModel:
+    try:
+        return model.model_validate_json(record.value or b"")
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        raise Stop(
+            f"{record.topic}-{record.partition} at offset {record.offset} is no "
+            f"{model.__name__.lower()}: {'.'.join(map(str, fault['loc']))} {fault['msg']}.",
+            remedy="Find the program that wrote it; only Meterline writes to this topic.",
+        ) from None
+
+
+def rejection_rows(records: Iterable[Record]) -> pa.Table:
+    """Rows of `rejections`: where, why, and the original bytes."""
+    columns: dict[str, list[Any]] = {field.name: [] for field in REJECTIONS}
+    for record in records:
+        # The original's own headers come first and may have the same names: the last one is ours.
+        headers = dict(record.headers)
+        try:
+            columns["source_partition"].append(int(headers[rejection.HEADER_PARTITION]))
+            columns["source_offset"].append(int(headers[rejection.HEADER_OFFSET]))
+            columns["received_at"].append(int(headers[rejection.HEADER_RECEIVED_AT]))
+            columns["reason"].append(headers[rejection.HEADER_REASON])
+            columns["message"].append(headers[rejection.HEADER_MESSAGE])
+            columns["remedy"].append(headers[rejection.HEADER_REMEDY])
+        except (KeyError, ValueError) as error:
+            raise Stop(
+                f"{record.topic}-{record.partition} at offset {record.offset} is no rejection of "
+                f"Meterline: {error}.",
+                remedy="Find the program that wrote it; only Meterline writes to this topic.",
+            ) from None
+        columns["original"].append(record.value or b"")
+    return pa.table(columns, schema=REJECTIONS)
+
+
+def _decimals(texts: Sequence[str]) -> pa.Array:
+    """Plain decimal strings as exact decimals; never rounded."""
+    try:
+        return pc.cast(pa.array(texts, pa.string()), DECIMAL)
+    except pa.ArrowInvalid as error:
+        raise Stop(
+            f"A quantity does not fit ClickHouse's widest decimal, 67 digits and 9 places: {error}",
+            remedy="Find the meter whose values are so large, and correct what its service sends.",
+        ) from None

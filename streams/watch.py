@@ -1,0 +1,260 @@
+"""The watch: a Faust app that reads usage.totals and publishes forecasts. Advisory.
+
+What it promises, and what not:
+
+- Each forecast once per (customer, meter, period, threshold), also over restarts and rebalances:
+  usage.forecasts is its own memory, read back at each assignment of partitions. A process that was
+  paused and lost its partitions may publish one a second time; readers go by the key.
+- At least once: a total is acknowledged when its forecasts are on the broker.
+- Faust's consumer reads uncommitted records (only its own `exactly_once` mode changes that), so a
+  forecast may rest on a total whose transaction is aborted. Its events are then counted again, to
+  the same total. For this reason, too, nothing that must be exact may be built here.
+- No total, alert or bill depends on it; it may be down for as long as usage.totals is kept.
+
+A first start reads usage.totals from the beginning. What cannot be read stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import faust
+import pyarrow as pa
+from aiokafka.errors import KafkaError as AiokafkaError  # type: ignore[import-untyped]
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from pydantic import ValidationError
+
+from pipeline.errors import MeterlineError, Retry, Stop
+from pipeline.forecast import Forecaster
+from pipeline.settings import Settings
+from schemas.definitions import Definitions
+from schemas.forecast import Forecast
+from schemas.frame import FrameError, Kind, unseal
+from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
+
+GROUP = "meterline-watch"
+
+_SESSION_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 3.0
+_READ_SECONDS_MAX = 30.0
+
+log = logging.getLogger(__name__)
+
+
+def run_watch(settings: Settings, definitions: Definitions) -> None:
+    """Runs until SIGTERM or SIGINT; call it on the main thread.
+
+    Raises:
+        Retry: Kafka does not answer.
+        Stop: a record of usage.totals or usage.forecasts cannot be read.
+    """
+    for noisy in ("faust", "mode", "aiokafka"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Faust wants a directory, though nothing is kept in it.
+    with tempfile.TemporaryDirectory(prefix="meterline-watch-") as scratch:
+        asyncio.run(_serve(settings, definitions, Path(scratch)))
+
+
+async def _serve(settings: Settings, definitions: Definitions, scratch: Path) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    app = _app(settings, scratch)
+    watch = Watch(app, settings.kafka(), definitions, stopping)
+    try:
+        # Started directly: Faust's own worker would set up logging, print a banner and, on some
+        # ways, open a port to all the world.
+        await app.start()
+        log.info("the watch is running")
+        crashed = asyncio.ensure_future(app.wait_until_stopped())
+        stopped = asyncio.ensure_future(stopping.wait())
+        await asyncio.wait({crashed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        crashed.cancel()
+        stopped.cancel()
+    except AiokafkaError as error:
+        watch.failure = error
+    finally:
+        await app.stop()
+    failure = watch.failure or app.crash_reason
+    if failure is not None:
+        raise _named(failure) from failure
+    log.info("the watch has stopped")
+
+
+class Watch:
+    """The agent and its memory. `failure` is why it had to stop, if it had to."""
+
+    def __init__(
+        self,
+        app: faust.App,
+        kafka: Mapping[str, str],
+        definitions: Definitions,
+        stopping: asyncio.Event,
+    ) -> None:
+        self.failure: BaseException | None = None
+        self._kafka = kafka
+        self._definitions = definitions
+        self._stopping = stopping
+        self._forecaster: Forecaster | None = None
+        self._forecasts = _raw_topic(app, FORECASTS.name)
+        app.agent(_raw_topic(app, TOTALS.name))(self.project)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)
+
+    async def project(self, totals: Any) -> None:
+        """The agent: totals in, forecasts out, one frame at a time."""
+        # Acknowledged by hand: Faust would acknowledge a frame even if it failed.
+        frames = totals.noack()
+        async for event in frames.events():
+            try:
+                await self._handle(event.message)
+            except Exception as error:
+                # Faust would log it and go on with the next frame.
+                self.failure = error
+                self._stopping.set()
+                return
+            await frames.ack(event)
+
+    async def _handle(self, message: Any) -> None:
+        if self._forecaster is None:
+            announced = await asyncio.to_thread(read_forecasts, self._kafka)
+            self._forecaster = Forecaster(announced)
+        totals = opened_totals(message)
+        await self._publish(message.partition, self._forecaster.step(self._definitions, totals))
+
+    async def _publish(self, partition: int, forecasts: list[Forecast]) -> None:
+        """To the partition of the same number: usage.forecasts is co-partitioned."""
+        sent = [
+            await self._forecasts.send(
+                key=forecast.customer.encode(),
+                value=forecast.model_dump_json().encode(),
+                partition=partition,
+            )
+            for forecast in forecasts
+        ]
+        await asyncio.gather(*sent)
+
+    async def _on_assigned(self, *_: Any, **__: Any) -> None:
+        # Another process may have published meanwhile: read back anew.
+        self._forecaster = None
+
+
+def opened_totals(message: Any) -> pa.RecordBatch:
+    """The rows of one record of usage.totals.
+
+    Raises:
+        Stop: it is no frame of totals that this program can read.
+    """
+    where = f"usage.totals, partition {message.partition}, offset {message.offset}"
+    try:
+        frame = unseal(message.value or b"")
+    except FrameError as error:
+        raise Stop(f"{where}: {error}.", remedy="Do what the message says.") from error
+    if frame.kind is not Kind.TOTALS:
+        raise Stop(
+            f"{where}: a frame of kind {frame.kind.name} instead of totals.",
+            remedy="Find what else writes to this topic.",
+        )
+    return frame.parts[0]
+
+
+def read_forecasts(kafka: Mapping[str, str]) -> list[Forecast]:
+    """All forecasts on usage.forecasts. `kafka` is a librdkafka configuration.
+
+    Raises:
+        Retry: Kafka does not answer.
+        Stop: a record is no forecast.
+    """
+    consumer = Consumer(
+        {
+            **kafka,
+            # The client asks for one; nothing is committed.
+            "group.id": GROUP,
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,
+        }
+    )
+    forecasts: list[Forecast] = []
+    unread = set(range(FORECASTS.partitions))
+    try:
+        consumer.assign([TopicPartition(FORECASTS.name, part, OFFSET_BEGINNING) for part in unread])
+        while unread:
+            record = consumer.poll(_READ_SECONDS_MAX)
+            if record is None:
+                raise _unanswered("Kafka does not answer.")
+            error = record.error()
+            if error is None:
+                forecasts.append(Forecast.model_validate_json(record.value() or b""))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                unread.discard(record.partition())
+            else:
+                raise KafkaException(error)
+    except ValidationError as error:
+        raise Stop(
+            f"A record of usage.forecasts is no forecast: {error}.",
+            remedy="Find what else writes to this topic, or upgrade this program.",
+        ) from error
+    finally:
+        consumer.close()
+    return forecasts
+
+
+def _named(failure: BaseException) -> MeterlineError:
+    if isinstance(failure, MeterlineError):
+        return failure
+    if isinstance(failure, AiokafkaError | KafkaException):
+        return _unanswered(f"Kafka does not answer: {failure}.")
+    return Stop(f"The watch failed: {failure!r}.", remedy="Report this as a fault in Meterline.")
+
+
+def _unanswered(message: str) -> Retry:
+    return Retry(message, remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.")
+
+
+def _app(settings: Settings, scratch: Path) -> faust.App:
+    return faust.App(
+        GROUP,
+        # The aiokafka driver: Faust's confluent driver never gets an assignment.
+        broker=[f"kafka://{server.strip()}" for server in settings.bootstrap_servers.split(",")],
+        broker_credentials=credentials(settings),
+        broker_session_timeout=_SESSION_SECONDS,
+        broker_heartbeat_interval=_HEARTBEAT_SECONDS,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=int(LARGE_RECORDS["max.message.bytes"]),
+        producer_acks=-1,
+        # The topics are ours to create, all of them: see schemas/topics.py.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        stream_wait_empty=False,
+        web_enabled=False,
+        autodiscover=False,
+        datadir=scratch,
+    )
+
+
+def _raw_topic(app: faust.App, name: str) -> Any:
+    return app.topic(name, key_serializer="raw", value_serializer="raw")
+
+
+def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """What `Settings.kafka()` says to librdkafka, said to Faust."""
+    encrypted = settings.security_protocol.endswith("SSL")
+    context = (
+        ssl.create_default_context(cafile=settings.ssl_ca_location or None) if encrypted else None
+    )
+    if settings.security_protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value(),
+            mechanism=settings.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context=context) if encrypted else None

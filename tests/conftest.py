@@ -1,0 +1,25 @@
+"""What tests of every room share: real brokers, started when the first test asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from streams.local_kafka import LocalKafka
+from streams.topics import create_topics
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The address of one broker for the whole session: name topics and groups uniquely."""
+    with LocalKafka() as broker:
+        yield broker.address
+
+
+@pytest.fixture
+def broker() -> Iterator[LocalKafka]:
+    """A broker of the test's own, with the catalogue's topics, to fill, kill and start again."""
+    with LocalKafka() as broker:
+        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        yield broker

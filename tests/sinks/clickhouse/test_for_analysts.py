@@ -1,0 +1,77 @@
+"""docs/for-analysts.md: every query in it runs, and the views say what it promises."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from sinks.clickhouse.connect import Connection
+from sinks.clickhouse.write import ClickHouseSink
+from tests.sinks.clickhouse.seeded_log import SeededLog
+
+PAGE = (Path(__file__).parents[3] / "docs/for-analysts.md").read_text("utf-8")
+QUERIES = dict(re.findall(r"^## (.+?)\n.*?^```sql\n(.+?)^```", PAGE, re.DOTALL | re.MULTILINE))
+
+
+@pytest.fixture
+def filled(clickhouse: Connection) -> tuple[Connection, SeededLog]:
+    """A database with a whole log, written twice."""
+    log = SeededLog(3)
+    for _ in range(2):
+        sink = ClickHouseSink(clickhouse)
+        sink.write([record for of_place in log.records.values() for record in of_place], 0)
+    return clickhouse, log
+
+
+def test_every_section_has_a_query() -> None:
+    assert len(QUERIES) == PAGE.count("\n## ") == PAGE.count("```sql")
+
+
+@pytest.mark.parametrize("title", QUERIES)
+def test_a_query_of_the_page_runs(filled: tuple[Connection, SeededLog], title: str) -> None:
+    with filled[0].client() as client:
+        assert client.query_arrow(QUERIES[title].rstrip().rstrip(";")).column_names
+
+
+def test_every_table_and_view_is_on_the_page(clickhouse: Connection) -> None:
+    with clickhouse.client() as client:
+        names = client.query(
+            "SELECT name FROM system.tables WHERE database = currentDatabase() "
+            "AND name NOT IN ('schema_migrations', 'totals')"
+        ).result_rows
+    assert [name for (name,) in names if f"| `{name}`" not in PAGE] == []
+
+
+def test_use_by_day_is_exact(filled: tuple[Connection, SeededLog]) -> None:
+    """Summed here from the events of the log."""
+    connection, log = filled
+    query = QUERIES["Use by day, from the events"].rstrip().rstrip(";")
+    with connection.client() as client:
+        rows = client.query(query.replace("llm.request", "call")).result_rows
+    expected = [
+        int(data.partition(": ")[2].rstrip("}") or 0)
+        for customer, kind, _, _, _, data, *_ in log.expected["events"].values()
+        if (customer, kind) == ("cus_1", "call")
+    ]
+    assert expected
+    assert sum(tokens for *_, tokens in rows) == Decimal(sum(expected))
+    assert sum(events for _, _, events, _ in rows) == len(expected)
+
+
+def test_usage_over_all_groups_is_the_newest_one(filled: tuple[Connection, SeededLog]) -> None:
+    connection, log = filled
+    newest: dict[tuple[object, ...], tuple[int, str]] = {}
+    for key, (_, _, usage, _, version) in log.expected["totals"].items():
+        newest[key[:3]] = max(newest.get(key[:3], (-1, "")), (version, usage))
+    with connection.client() as client:
+        rows = client.query(
+            "SELECT customer, meter, toUnixTimestamp64Milli(period_start), toString(usage) "
+            "FROM usage_by_customer"
+        ).result_rows
+    assert {tuple(row[:3]): row[3] for row in rows} == {
+        key: usage for key, (_, usage) in newest.items()
+    }
+    assert len(rows) == len(newest)

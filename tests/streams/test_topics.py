@@ -1,0 +1,88 @@
+"""The catalogue reaches a broker whole, once, and never over what is there."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from pipeline.errors import Retry, Stop
+from schemas.topics import CATALOGUE, SHARDS, Topic
+from streams.topics import create_topics
+
+
+def described(address: str, name: str) -> tuple[int, dict[str, str]]:
+    """The topic's number of partitions and its settings."""
+    admin = AdminClient({"bootstrap.servers": address})
+    topics = admin.describe_topics(TopicCollection([name]))
+    resource = ConfigResource(ResourceType.TOPIC, name)
+    settings = admin.describe_configs([resource])[resource].result(10)
+    partitions = len(topics[name].result(10).partitions)
+    return partitions, {key: entry.value for key, entry in settings.items()}
+
+
+def of_another_name(topic: Topic, prefix: str) -> Topic:
+    return Topic(
+        prefix + topic.name,
+        topic.partitions,
+        topic.retention_ms,
+        topic.meaning,
+        topic.compacted,
+        topic.config,
+    )
+
+
+def test_every_topic_of_the_catalogue_is_created_as_it_says(kafka: str) -> None:
+    catalogue = [of_another_name(topic, "as-it-says.") for topic in CATALOGUE]
+    create_topics({"bootstrap.servers": kafka}, catalogue)
+    for topic in catalogue:
+        partitions, settings = described(kafka, topic.name)
+        assert partitions == topic.partitions
+        assert settings["cleanup.policy"] == ("compact" if topic.compacted else "delete")
+        assert settings["retention.ms"] == str(topic.retention_ms)
+        assert {key: settings[key] for key in topic.config} == topic.config
+
+
+def test_keeping_for_ever_sets_no_time_limit_anywhere(kafka: str) -> None:
+    catalogue = [of_another_name(topic, "for-ever.") for topic in CATALOGUE]
+    create_topics({"bootstrap.servers": kafka}, catalogue, keep_for_ever=True)
+    assert {described(kafka, topic.name)[1]["retention.ms"] for topic in catalogue} == {"-1"}
+
+
+def test_creating_again_leaves_existing_topics_alone(kafka: str) -> None:
+    first = Topic("again", 8, 1000, "as it was first created")
+    create_topics({"bootstrap.servers": kafka}, [first])
+    create_topics({"bootstrap.servers": kafka}, [Topic("again", 4, 2000, "as it is wanted now")])
+    partitions, settings = described(kafka, "again")
+    assert (partitions, settings["retention.ms"]) == (8, "1000")
+
+
+def test_a_co_partitioned_topic_of_another_count_stops_before_anything_is_created(
+    kafka: str,
+) -> None:
+    create_topics({"bootstrap.servers": kafka}, [Topic("mismatch.old", 5, -1, "")])
+    catalogue = [
+        Topic("mismatch.new", SHARDS, -1, "missing"),
+        Topic("mismatch.old", SHARDS, -1, "there, with five partitions"),
+    ]
+    with pytest.raises(Stop, match=r"mismatch\.old has 5") as stop:
+        create_topics({"bootstrap.servers": kafka}, catalogue)
+    assert "never changes" in stop.value.remedy
+    admin = AdminClient({"bootstrap.servers": kafka})
+    assert "mismatch.new" not in admin.list_topics(timeout=10).topics
+
+
+def test_a_refused_topic_is_named_with_what_to_check(kafka: str) -> None:
+    with pytest.raises(Stop, match=r"refused.*replication") as stop:
+        create_topics(
+            {"bootstrap.servers": kafka}, [Topic("refused", 1, -1, "")], replication_factor=3
+        )
+    assert "replication factor" in stop.value.remedy
+
+
+def test_no_broker_is_a_reason_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.topics._ANSWER_SECONDS_MAX", 1.0)
+    with pytest.raises(Retry, match="does not answer"):
+        create_topics({"bootstrap.servers": "127.0.0.1:1", "log_level": "0"})
