@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 import msgspec
@@ -17,11 +17,12 @@ from pipeline.limits import Limits, Watched, crossings
 from pipeline.pack import Quantities
 from pipeline.periods import moment, period_end_ms
 from pipeline.record import Outgoing
-from pipeline.shard import Shard, TotalKey
+from pipeline.shard import Shard, TotalKey, parts
 from schemas import topics
 from schemas.alert import Alert
 from schemas.frame import Kind, seal
 from schemas.meter import Meter
+from schemas.plan import Threshold
 from schemas.quantity import NANOS, plain
 from schemas.total import TOTAL_COLUMNS
 
@@ -78,13 +79,17 @@ class Counting:
                 first = change.rows[0]
                 name = batch.customer_names[int(customers[first])]
                 group = tuple(names[codes[rows[first]]] for codes, names in dimensions)
-                key = (meter.slug, name, int(start_ms[first]), group)
-                self._merge(meter, key, change.tally)
+                self._merge(meter, (meter.slug, name, int(start_ms[first]), group), change.tally)
 
-    def totals(self, version: int) -> bytes:
-        """The totals that changed, as a frame."""
-        rows = []
-        for key in sorted(key for key in self.touched if self._is_published(key)):
+    def totals(self, version: int) -> Iterator[bytes]:
+        """The totals that changed, as frames; nearly always one."""
+        for keys in parts(sorted(key for key in self.touched if self._is_published(key))):
+            table = pa.RecordBatch.from_pylist(self._rows(keys), schema=TOTAL_COLUMNS)
+            yield seal(Kind.TOTALS, {"version": version}, [table])
+
+    def _rows(self, keys: Iterable[TotalKey]) -> list[dict[str, object]]:
+        rows: list[dict[str, object]] = []
+        for key in keys:
             meter, customer, start_ms, group = key
             definition = self._meters[meter]
             tally = self._shard.totals[key]
@@ -102,8 +107,7 @@ class Counting:
                     "as_of": tally.as_of_ms,
                 }
             )
-        table = pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS)
-        return seal(Kind.TOTALS, {"version": version}, [table])
+        return rows
 
     def alerts(self) -> Iterator[Outgoing]:
         """The thresholds that were crossed, in the order of the log."""
@@ -151,7 +155,7 @@ class Counting:
         watched = self._limits.of(key[1], meter.slug)
         if watched is None:
             return
-        fired = self._shard.fired.get(key, frozenset())
+        fired: Set[Threshold] = self._shard.fired.get(key, frozenset())
         lowest = watched.lowest_open(fired)
         before = self._shard.totals.get(key)
         adds = meter.aggregation in ("count", "sum")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,10 @@ from pipeline.record import Headers, Record
 from schemas.quantity import exact_number
 from schemas.usage_event import HEADER_PREFIX
 
-Name = Annotated[str, msgspec.Meta(min_length=1)]
+#: Names go into keys, alerts and state, so they must be small beside a record.
+NAME_CHARACTERS_MAX = 16_384
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 
 _NO_DATA = msgspec.Raw(b"")
 
@@ -44,7 +48,20 @@ _anything = msgspec.json.Decoder(float_hook=exact_number)
 _json = msgspec.json.Encoder()
 
 #: The attributes that decide what an event counts for, as they stand in JSON.
-_ATTRIBUTES = (b'"id"', b'"source"', b'"type"', b'"subject"', b'"time"', b'"data"')
+_ATTRIBUTES = (
+    b'"specversion"',
+    b'"id"',
+    b'"source"',
+    b'"type"',
+    b'"subject"',
+    b'"time"',
+    b'"data"',
+    b'"data_base64"',
+    b'"datacontenttype"',
+)
+
+#: In binary mode the data is the record's value, never a header.
+_NO_HEADERS = frozenset({"data", "data_base64"})
 
 #: An event has some hundred bytes; Kafka's own default limit of a record is the same.
 EVENT_BYTES_MAX = 1024 * 1024
@@ -60,25 +77,20 @@ def decode_event(record: Record) -> tuple[Envelope, bytes]:
         Reject: naming the first thing that is wrong with it.
     """
     value = record.value or b""
+    _require_size(value)
     if record.headers:
         value = structured(record.headers, value)
-    if len(value) > EVENT_BYTES_MAX:
-        raise Reject(
-            "too_large",
-            f"The event has {len(value)} bytes, at most {EVENT_BYTES_MAX} are read.",
-            remedy="Send what is metered, and keep large payloads elsewhere.",
-        )
+        _require_size(value)
     try:
         envelope = _envelope.decode(value)
         if not value.isascii():
             value.decode()  # also where the decoder skips: attributes that it does not know
     except _DECODE_ERRORS:
         raise _diagnosis(value) from None
-    if b"\\" in value or any(
-        value.count(name) > 1 and value.count(name) > 1 + bytes(envelope.data).count(name)
-        for name in _ATTRIBUTES
-    ):
-        _require_once(value, _ATTRIBUTES)
+    if _may_repeat_attributes(envelope, value):
+        _require_once(value, _ATTRIBUTES, top_level_only=True)
+    if envelope.data_base64 is not None and bytes(envelope.data):
+        raise _ambiguous("data stands beside data_base64")
     return envelope, value
 
 
@@ -86,7 +98,8 @@ def decode_data(envelope: Envelope, names: Sequence[bytes] = ()) -> tuple[Any, b
     """The data of an event, and its bytes.
 
     Data are plain values: objects, arrays, texts, integers, exact decimals; None without data.
-    `names` are the JSON strings of members that are read; none of them may occur twice.
+    `names` are the JSON strings of members that are read; none of them may occur twice. Data of
+    another type than JSON is None where nothing is read.
 
     Raises:
         Reject: when the data is not JSON, or says something twice.
@@ -98,9 +111,11 @@ def decode_data(envelope: Envelope, names: Sequence[bytes] = ()) -> tuple[Any, b
             text = bytes(envelope.data)
         kind = envelope.datacontenttype
         if kind is not None and not _is_json(kind):
+            if not names:
+                return None, text
             raise Reject(
                 "invalid_data",
-                f"The data is of type {kind!r}, meters read JSON.",
+                f"The data is of type {kind!r:.100}, meters read JSON.",
                 remedy="Send data as JSON with datacontenttype application/json.",
             )
         if not text:
@@ -119,19 +134,24 @@ def structured(headers: Headers, value: bytes) -> bytes:
     """The structured form of a record with headers, whatever its mode.
 
     Raises:
-        Reject: for batch mode, other formats than JSON, and headers that are not UTF-8.
+        Reject: for batch mode, other formats than JSON, and headers that are not UTF-8, occur
+            twice, or would stand for the data.
     """
     attributes: dict[str, str] = {}
     content_type = ""
+    seen: set[str] = set()
     for name, raw in headers:
         lowered = name.lower()
         if lowered == "content-type" or lowered.startswith(HEADER_PREFIX):
+            if lowered in seen:
+                raise _ambiguous(f"The header {lowered:.100} occurs twice")
+            seen.add(lowered)
             try:
                 text = raw.decode() if raw is not None else ""
             except UnicodeDecodeError:
                 raise Reject(
                     "invalid_attribute",
-                    f"The header {name} is not UTF-8.",
+                    f"The header {name:.100} is not UTF-8.",
                     remedy="Encode CloudEvents headers as UTF-8.",
                 ) from None
             if lowered == "content-type":
@@ -143,15 +163,21 @@ def structured(headers: Headers, value: bytes) -> bytes:
         if media_type not in ("application/cloudevents", "application/cloudevents+json"):
             raise Reject(
                 "unsupported_mode",
-                f"Content type {media_type} is not one event in JSON.",
+                f"Content type {media_type:.100} is not one event in JSON.",
                 remedy="Send each event as a record of its own, as application/cloudevents+json.",
             )
         return value
     if not attributes:
         return value
+    clash = _NO_HEADERS & attributes.keys()
+    if clash:
+        raise Reject(
+            "invalid_attribute",
+            f"The header {HEADER_PREFIX}{min(clash)} would stand for the data.",
+            remedy="In binary mode send the data as the record's value.",
+        )
     if content_type:
         attributes["datacontenttype"] = content_type
-    attributes.pop("data", None)
     envelope = _json.encode(attributes)
     if not value:
         return envelope
@@ -166,31 +192,62 @@ def structured(headers: Headers, value: bytes) -> bytes:
     return envelope[:-1] + b',"data":' + value + b"}"
 
 
-def _require_once(text: bytes, names: Sequence[bytes]) -> None:
+def _may_repeat_attributes(envelope: Envelope, value: bytes) -> bool:
+    """Whether some attribute of an event may occur twice; never False where one does."""
+    if b"\\" in value:
+        return True
+    data = bytes(envelope.data)
+    # Without escapes quotes only begin and end texts: the names and values of the six attributes
+    # that every event has, and of those that it may have. One more attribute has more of them.
+    texts = 12 + bool(data)
+    texts += 2 * ((envelope.datacontenttype is not None) + (envelope.data_base64 is not None))
+    if value.count(b'"') - data.count(b'"') == 2 * texts:
+        return False
+    return any(value.count(name) > 1 + data.count(name) for name in _ATTRIBUTES)
+
+
+def _require_size(value: bytes) -> None:
+    if len(value) > EVENT_BYTES_MAX:
+        raise Reject(
+            "too_large",
+            f"The event has {len(value)} bytes, at most {EVENT_BYTES_MAX} are read.",
+            remedy="Send what is metered, and keep large payloads elsewhere.",
+        )
+
+
+def _require_once(text: bytes, names: Sequence[bytes], *, top_level_only: bool = False) -> None:
     """Refuse a JSON object that says one of `names` twice: parsers differ in which one they take.
 
     Looked at only where the bytes raise the suspicion, since Python's own parser is slow.
     """
-    watched = {json.loads(name) for name in names}
+    watched = [json.loads(name) for name in names]
+    repeated: list[str] = []
 
-    def checked(pairs: list[tuple[str, Any]]) -> None:
-        members = [name for name, _ in pairs]
-        twice = next((name for name in watched if members.count(name) > 1), None)
-        if twice is not None:
-            raise Reject(
-                "ambiguous",
-                f"The member {twice} occurs twice in one object.",
-                remedy=f"Send {twice} once.",
-            )
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        # Called for inner objects first, for the outermost one last.
+        if top_level_only:
+            repeated.clear()
+        members = Counter(name for name, _ in pairs)
+        repeated.extend(name for name in watched if members[name] > 1)
 
     try:
-        json.loads(text, object_pairs_hook=checked, parse_int=str, parse_float=str)
+        json.loads(text, object_pairs_hook=note, parse_int=str, parse_float=str)
     except _DECODE_ERRORS as error:
         raise Reject(
             "malformed_json",
             f"The JSON cannot be read to its end: {error}.",
             remedy="Send a CloudEvent as a JSON object that is not nested deeply.",
         ) from None
+    if repeated:
+        raise _ambiguous(f"The member {repeated[0]:.100} occurs twice in one object")
+
+
+def _ambiguous(what: str) -> Reject:
+    return Reject(
+        "ambiguous",
+        f"{what}, and readers differ in which one they take.",
+        remedy="Say everything once.",
+    )
 
 
 def _is_json(content_type: str) -> bool:
@@ -214,10 +271,13 @@ def _diagnosis(value: bytes) -> Reject:
             "The value is JSON, but not an object.",
             remedy="Send one CloudEvent a record; Kafka has no batch mode.",
         )
-    if document.get("specversion") != "1.0":
+    version = document.get("specversion")
+    if version != "1.0":
+        # Only a text is shown: anything else may be nested more deeply than `repr` can go.
+        shown = repr(version) if isinstance(version, str) else "no text"
         return Reject(
             "not_a_cloudevent",
-            f"specversion is {document.get('specversion')!r:.100}, not '1.0'.",
+            f"specversion is {shown:.100}, not '1.0'.",
             remedy="Send CloudEvents 1.0: the attribute specversion must be '1.0'.",
         )
     for name in ("id", "source", "type", "subject", "time"):
@@ -232,6 +292,13 @@ def _diagnosis(value: bytes) -> Reject:
                 "invalid_attribute",
                 f"The attribute {name} is not a text of at least one character.",
                 remedy=f"Set {name} to a non-empty string.",
+            )
+        if len(document[name]) > NAME_CHARACTERS_MAX:
+            return Reject(
+                "invalid_attribute",
+                f"The attribute {name} has {len(document[name])} characters, at most "
+                f"{NAME_CHARACTERS_MAX} are read.",
+                remedy=f"Send a short {name}, and what is metered in data.",
             )
     return Reject(
         "invalid_attribute",

@@ -71,8 +71,13 @@ class IdTable:
             status[events[known & ~differs]] = Status.DUPLICATE
 
             copies = rest[~first]
-            at = slots[(np.cumsum(first) - 1)[~first]]
+            of = (np.cumsum(first) - 1)[~first]
+            at = slots[of]
             alive = self._expires[at] >= today[copies]
+            # Once a copy finds its identity expired, it is the first one for all that follow.
+            dead = np.cumsum(~alive)
+            dead_before = dead - ~alive
+            alive &= dead == dead_before[np.searchsorted(of, of)]
             differs = self._fingerprint[at] != fingerprint[copies]
             status[copies[alive]] = np.where(differs[alive], Status.CONFLICT, Status.DUPLICATE)
             rest = copies[~alive]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 INVALID = np.iinfo(np.int64).min
 
 #: 2262-04-11T00:00:00Z, the last whole day whose nanoseconds fit 64 bits.
-_LAST_NS = 106_751 * 86_400 * 10**9
+LAST_NS = 106_751 * 86_400 * 10**9
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(
@@ -26,6 +26,7 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _PLAIN_LENGTH = len("2026-11-20T09:30:00Z")
+_PLAIN_LENGTH_MAX = len("2026-11-20T09:30:00.123456789Z")
 _DIGITS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18)
 _SEPARATORS = ((4, "-"), (7, "-"), (10, "T"), (13, ":"), (16, ":"))
 _MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], dtype=np.int64)
@@ -50,23 +51,24 @@ def parse_instant(text: str) -> int | None:
         return None
     whole = (since.days * 86_400 + since.seconds) * 10**9
     instant = whole + int((fraction or "0")[:9].ljust(9, "0"))
-    return instant if 0 <= instant < _LAST_NS else None
+    return instant if 0 <= instant < LAST_NS else None
 
 
 def parse_instants(texts: Sequence[str]) -> NDArray[np.int64]:
     """Nanoseconds since 1970 of each text, `INVALID` where it is not a time. Shape (n,)."""
     instants = np.full(len(texts), INVALID, dtype=np.int64)
+    # Not numpy's own lengths: it drops trailing NULs, and a time with a NUL is not a time.
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     try:
-        matrix = np.array(texts, dtype=np.bytes_)
+        # Of a fixed width, or one long text would make every row of the matrix as long.
+        matrix = np.array(texts, dtype=f"S{_PLAIN_LENGTH_MAX}")
     except UnicodeEncodeError:
-        matrix = np.zeros(0, dtype=np.bytes_)
+        matrix = None
     done = np.zeros(len(texts), dtype=bool)
-    if matrix.size == len(texts) and matrix.dtype.itemsize >= _PLAIN_LENGTH:
-        # Not numpy's own lengths: it drops trailing NULs, and a time with a NUL is not a time.
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        rows = matrix.view(np.uint8).reshape(len(texts), -1)
+    if matrix is not None:
+        rows = matrix.view(np.uint8).reshape(len(texts), _PLAIN_LENGTH_MAX)
         for length in np.unique(lengths):
-            if _PLAIN_LENGTH <= length <= _PLAIN_LENGTH + 10 and length != _PLAIN_LENGTH + 1:
+            if _PLAIN_LENGTH <= length <= _PLAIN_LENGTH_MAX and length != _PLAIN_LENGTH + 1:
                 at = np.flatnonzero(lengths == length)
                 parsed, ok = _parse_rows(rows[at, :length])
                 instants[at[ok]] = parsed[ok]

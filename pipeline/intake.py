@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.decode import decode_data, decode_event
 from pipeline.errors import Reject
 from pipeline.identify import content_hash, fingerprints, identity, identity_columns
-from pipeline.instant import INVALID, parse_instants
+from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
 from pipeline.record import Outgoing, Record
@@ -20,7 +20,11 @@ from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Kind, seal
 
+#: 10000-01-01T00:00:00Z, in milliseconds since 1970.
+_ARRIVALS_END_MS = 253_402_300_800_000
+
 _READS_NOTHING = Reading((), ())
+_LAST_MS = LAST_NS // 10**6
 
 
 class Intake:
@@ -53,6 +57,8 @@ class Intake:
         rows = []
         for record in records:
             try:
+                if not 0 <= record.timestamp_ms < _LAST_MS:
+                    raise _invalid_arrival(record.timestamp_ms)
                 envelope, original = decode_event(record)
                 reading = self._readings.get(envelope.type, _READS_NOTHING)
                 data, sent = decode_data(envelope, reading.names)
@@ -126,6 +132,24 @@ def _spread(
                 if row_type == event_type:
                     column[index] = rows[index][position]
     return columns
+
+
+def _invalid_arrival(timestamp_ms: int) -> Reject:
+    return Reject(
+        "invalid_time",
+        f"The Kafka record's timestamp, {timestamp_ms} ms since 1970, is not before 2262.",
+        remedy="Let the Kafka client set the timestamp, or set it in milliseconds since 1970.",
+    )
+
+
+def _require_arrival(record: Record) -> None:
+    """Lateness, and every reader's calendar, need an arrival between 1970 and 9999."""
+    if not 0 <= record.timestamp_ms < _ARRIVALS_END_MS:
+        raise Reject(
+            "invalid_arrival",
+            f"The record's timestamp {record.timestamp_ms} is not between 1970 and 9999.",
+            remedy="Let the Kafka client set the timestamp, in milliseconds since 1970.",
+        )
 
 
 def _invalid_time(text: str) -> Reject:

@@ -128,4 +128,13 @@ def _text(raw: Any) -> str:
         return ""
     if isinstance(raw, Decimal) and abs(raw.adjusted()) <= _PLAIN_EXPONENT_MAX:
         return format(raw, "f")
-    return str(raw) if isinstance(raw, Decimal) else _json.encode(raw).decode()
+    if isinstance(raw, Decimal):
+        return str(raw)
+    try:
+        return _json.encode(raw).decode()
+    except RecursionError:
+        raise Reject(
+            "invalid_data",
+            "A dimension is nested too deeply to be written as a text.",
+            remedy="Group by a text or a number.",
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -92,10 +93,10 @@ def _record_batch(columns: EventColumns) -> pa.RecordBatch:
 
 def _value_array(values: list[int | Decimal | None]) -> tuple[pa.Array, dict[bytes, bytes]]:
     """Scaled 64-bit integers if all values fit, else plain decimal strings."""
-    try:
-        return pa.array(values, pa.int64()), {SCALE: b"0"}
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass
+    # Looked at first, because pyarrow would cut off a decimal's places without a word.
+    if Decimal not in set(map(type, values)):
+        with contextlib.suppress(pa.ArrowInvalid, OverflowError):
+            return pa.array(values, pa.int64()), {SCALE: b"0"}
     units = [None if value is None else nanos(Decimal(value)) for value in values]
     try:
         return pa.array(units, pa.int64()), {SCALE: b"%d" % PLACES}

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     #: Empty: host name plus the first free number on this host.
     instance: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$")
 
+    #: End when standard input does: for a process that must not outlive the one that started it.
+    stop_with_stdin: bool = False
+
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     sasl_username: str = ""

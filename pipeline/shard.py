@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline.aggregate import Tally
 from pipeline.dedupe import Columns, IdTable
@@ -25,8 +27,10 @@ from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
 #: (meter, customer, period start in ms, group); group is None for the total over all groups.
 TotalKey: TypeAlias = tuple[str, str, int, tuple[str, ...] | None]
 
-#: Rows of one snapshot segment, so that a record stays well below the broker's limit.
+#: Rows of one frame, and characters of its texts, so that a record stays well below the broker's
+#: limit.
 _ROWS_MAX = 65_536
+_TEXT_MAX = 4 * 1024 * 1024
 
 
 @dataclass
@@ -58,25 +62,50 @@ class Changed:
         return sum(len(columns[1]) for columns in self.ids)
 
 
-def segment(shard: Shard, changed: Changed) -> bytes:
-    """The frame that brings a shard from before the step to after it."""
+def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
+    """The frames that bring a shard from before the step to after it; nearly always one."""
     ids = tuple(np.concatenate(column) for column in zip(*changed.ids, strict=True))
-    # Sorted, so that a replay writes the same bytes.
-    keys = sorted(changed.totals, key=_sort_key)
-    return _seal(shard, changed.documents, ids, keys, reset=False)
+    return _frames(shard, changed.documents, ids, changed.totals, reset=False)
 
 
 def snapshot(shard: Shard) -> Iterator[bytes]:
     """The whole shard as frames; reading them in order restores it."""
-    high, low, fingerprint, expires = shard.ids.entries()
-    yield _seal(shard, list(shard.documents), (), (), reset=True)
-    for begin in range(0, len(low), _ROWS_MAX):
-        part = slice(begin, begin + _ROWS_MAX)
-        ids = (high[part], low[part], fingerprint[part], expires[part])
-        yield _seal(shard, (), ids, (), reset=False)
-    keys = sorted(shard.totals, key=_sort_key)
-    for begin in range(0, len(keys), _ROWS_MAX):
-        yield _seal(shard, (), (), keys[begin : begin + _ROWS_MAX], reset=False)
+    return _frames(shard, shard.documents, shard.ids.entries(), shard.totals, reset=True)
+
+
+def parts(keys: Iterable[TotalKey]) -> Iterator[list[TotalKey]]:
+    """Totals in runs whose rows fit in one record; at least one run, in the order of `keys`."""
+    part: list[TotalKey] = []
+    text = 0
+    for key in keys:
+        meter, customer, _, group = key
+        size = len(meter) + len(customer) + sum(map(len, group or ()))
+        if part and (len(part) == _ROWS_MAX or text + size > _TEXT_MAX):
+            yield part
+            part, text = [], 0
+        part.append(key)
+        text += size
+    yield part
+
+
+def _frames(
+    shard: Shard,
+    documents: Iterable[str],
+    ids: tuple[NDArray[Any], ...],
+    keys: Iterable[TotalKey],
+    *,
+    reset: bool,
+) -> Iterator[bytes]:
+    # Sorted, so that a replay writes the same bytes.
+    of_totals = parts(sorted(keys, key=_sort_key))
+    of_ids = (
+        tuple(column[begin : begin + _ROWS_MAX] for column in ids)
+        for begin in range(0, len(ids[0]) if ids else 0, _ROWS_MAX)
+    )
+    for id_columns, total_keys in zip_longest(of_ids, of_totals, fillvalue=()):
+        yield _seal(shard, documents, id_columns, total_keys, reset=reset)
+        # Only the first one has the definitions, and voids what came before.
+        documents, reset = (), False
 
 
 def restore(frames: Iterable[Frame]) -> Shard:

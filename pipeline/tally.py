@@ -68,7 +68,7 @@ class TallyShard:
             else:
                 outgoing += self._count(version, list(run), changed)
         self._shard.next_offset = log[-1][0] + 1
-        outgoing.append(self._state_record(segment(self._shard, changed)))
+        outgoing += [self._state_record(frame) for frame in segment(self._shard, changed)]
         outgoing += self._snapshot_if_due(changed)
         return outgoing
 
@@ -100,7 +100,7 @@ class TallyShard:
         today = self._advance_watermark([pack for _, pack in packs])
         known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
 
-        ids = (*batch.ids, self._expiry(definitions, batch))
+        ids = (*batch.ids, self._expiry(definitions, batch, today))
         status = self._shard.ids.claim(ids, today)
         claimed = status == Status.ACCEPTED
         changed.ids.append((ids[0][claimed], ids[1][claimed], ids[2][claimed], ids[3][claimed]))
@@ -127,8 +127,8 @@ class TallyShard:
         for frame in _decisions(packs, status, late_for):
             yield Outgoing(topics.DECISIONS.name, frame, partition=self._number)
         if counting.touched:
-            totals = counting.totals(version=packs[-1][0])
-            yield Outgoing(topics.TOTALS.name, totals, partition=self._number)
+            for frame in counting.totals(version=packs[-1][0]):
+                yield Outgoing(topics.TOTALS.name, frame, partition=self._number)
             yield from counting.alerts()
             changed.totals |= counting.touched
 
@@ -147,9 +147,11 @@ class TallyShard:
         today: NDArray[np.int64] = np.clip(np.concatenate(days), 0, _LAST_DAY)
         return today.astype(np.uint16)
 
-    def _expiry(self, definitions: Definitions, batch: Batch) -> NDArray[np.uint16]:
+    def _expiry(
+        self, definitions: Definitions, batch: Batch, today: NDArray[np.uint16]
+    ) -> NDArray[np.uint16]:
         """The last day on which a copy of each event must be recognised, shape (n,)."""
-        last_day = batch.received_ms // DAY_MS + DEDUPE_DAYS
+        last_day = today.astype(np.int64) + DEDUPE_DAYS
         for meter in definitions.meters:
             rows = np.flatnonzero(batch.of_type(meter.event_type))
             end_ms = period_bounds(batch.times_ns[rows], meter.period)[1]

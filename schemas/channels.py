@@ -182,7 +182,7 @@ CHANNELS: dict[str, Channel] = {
     ),
     topics.BILL_STATE.name: Channel(
         (JsonMessage("frozen", "What has been frozen so far.", Frozen),),
-        "One for each customer, meter and period.",
+        "JSON: customer, meter and period start; or `next_offset`, whose value is the position.",
     ),
     topics.DELIVERIES.name: Channel(
         (JsonMessage("delivery", "What became of one delta.", Delivery),),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator, Mapping
+from difflib import get_close_matches
 from functools import cached_property
-from typing import Self
+from typing import Any, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.customer import Customer
 from schemas.meter import Meter, Slug
 from schemas.plan import Plan
+
+#: Where something stands in a document: names of members and positions in lists.
+Location: TypeAlias = tuple[str | int, ...]
 
 
 class Definitions(BaseModel):
@@ -62,27 +67,13 @@ class Definitions(BaseModel):
     @model_validator(mode="after")
     def _names_fit_together(self) -> Self:
         faults = [
-            *_repeated("meter", (meter.slug for meter in self.meters)),
-            *_repeated("plan", (plan.slug for plan in self.plans)),
-            *_repeated("customer", (customer.id for customer in self.customers)),
+            InitErrorDetails(
+                type=PydanticCustomError("misfit", "{fault}", {"fault": fault}), loc=at, input=None
+            )
+            for at, fault in misfits(self.model_dump())
         ]
-        meters = {meter.slug for meter in self.meters}
-        plans = {plan.slug for plan in self.plans}
-        faults += [
-            f"plan {plan.slug} limits the unknown meter {limit.meter}"
-            for plan in self.plans
-            for limit in plan.limits
-            if limit.meter not in meters
-        ]
-        faults += [
-            f"customer {customer.id} has the unknown plan {customer.plan}"
-            for customer in self.customers
-            if customer.plan is not None and customer.plan not in plans
-        ]
-        if self.default_plan is not None and self.default_plan not in plans:
-            faults.append(f"the default plan {self.default_plan} is unknown")
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValidationError.from_exception_data("Definitions", faults)
         return self
 
     @cached_property
@@ -116,11 +107,54 @@ class Definitions(BaseModel):
         return self.plans_by_slug[slug] if slug is not None else None
 
 
-def _repeated(what: str, names: Iterable[str]) -> list[str]:
-    seen: set[str] = set()
-    repeated = []
-    for name in names:
-        if name in seen:
-            repeated.append(f"{what} {name} is defined twice")
-        seen.add(name)
-    return repeated
+def misfits(document: Mapping[str, Any]) -> Iterator[tuple[Location, str]]:
+    """Names in a document that do not fit together: where, and what is wrong.
+
+    `document` has the shape of `Definitions`, but anything may stand in it; what has no name is
+    passed over, so this also looks through documents with other faults.
+    """
+    names: dict[str, Collection[str]] = {}
+    for section, what, key in (
+        ("meters", "meter", "slug"),
+        ("plans", "plan", "slug"),
+        ("customers", "customer", "id"),
+    ):
+        seen: dict[str, None] = {}
+        for at, entry in _entries(document, section):
+            name = entry.get(key)
+            if isinstance(name, str):
+                if name in seen:
+                    yield (*at, key), f"{what} {name} is defined twice"
+                seen[name] = None
+        names[section] = seen
+    for at, plan in _entries(document, "plans"):
+        for limit_at, limit in _entries(plan, "limits"):
+            if _is_unknown(limit.get("meter"), names["meters"]):
+                fault = f"plan {plan.get('slug')} limits the unknown meter {limit['meter']}"
+                yield (*at, *limit_at, "meter"), fault + _meant(limit["meter"], names["meters"])
+    for at, customer in _entries(document, "customers"):
+        if _is_unknown(customer.get("plan"), names["plans"]):
+            fault = f"customer {customer.get('id')} has the unknown plan {customer['plan']}"
+            yield (*at, "plan"), fault + _meant(customer["plan"], names["plans"])
+    default = document.get("default_plan")
+    if _is_unknown(default, names["plans"]):
+        fault = f"the default plan {default} is unknown"
+        yield ("default_plan",), fault + _meant(str(default), names["plans"])
+
+
+def _entries(node: Mapping[str, Any], name: str) -> Iterator[tuple[Location, Mapping[str, Any]]]:
+    """The mappings in the list that a node has under a name, and where they stand."""
+    entries = node.get(name)
+    if isinstance(entries, list | tuple):
+        for index, entry in enumerate(entries):
+            if isinstance(entry, Mapping):
+                yield (name, index), entry
+
+
+def _is_unknown(name: object, known: Collection[str]) -> bool:
+    return isinstance(name, str) and name not in known
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""

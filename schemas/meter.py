@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 Slug = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]*$", max_length=100)]
@@ -70,7 +70,11 @@ class Meter(BaseModel):
     description: str = ""
     event_type: Annotated[str, Field(min_length=1)]
     aggregation: Aggregation
-    value: str | None = Field(None, description="Where the quantity stands in data; not for count.")
+    value: str | None = Field(
+        None,
+        validate_default=True,
+        description="Where the quantity stands in data; not for count.",
+    )
     group_by: dict[str, str] = Field(
         default_factory=dict, description="Dimension to path; a missing field is the empty string."
     )
@@ -82,21 +86,19 @@ class Meter(BaseModel):
 
     @field_validator("value")
     @classmethod
-    def _value_is_a_path(cls, path: str | None) -> str | None:
+    def _value_fits_the_aggregation(cls, path: str | None, info: ValidationInfo) -> str | None:
+        # Missing where it is faulty itself.
+        aggregation = info.data.get("aggregation")
+        if aggregation == "count" and path is not None:
+            raise ValueError("count counts events and takes no value")
+        if aggregation not in ("count", None) and path is None:
+            raise ValueError(f"{aggregation} needs a value, such as $.tokens")
         return path if path is None else _checked_path(path)
 
     @field_validator("group_by")
     @classmethod
     def _dimensions_are_paths(cls, dimensions: dict[str, str]) -> dict[str, str]:
         return {name: _checked_path(path) for name, path in sorted(dimensions.items())}
-
-    @model_validator(mode="after")
-    def _value_fits_the_aggregation(self) -> Self:
-        if self.aggregation == "count" and self.value is not None:
-            raise ValueError("count counts events and takes no value")
-        if self.aggregation != "count" and self.value is None:
-            raise ValueError(f"{self.aggregation} needs a value, such as $.tokens")
-        return self
 
     @property
     def grace_ms(self) -> int:

@@ -28,6 +28,7 @@ Reason = Literal[
     "missing_attribute",
     "invalid_attribute",
     "invalid_time",
+    "invalid_arrival",
     "ambiguous",
     "invalid_data",
     "missing_value",

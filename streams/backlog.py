@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from confluent_kafka import Consumer, TopicPartition
 
 from streams.read import partition_count, read_to_end
-from streams.transact import group_of
+from streams.stage import group_of
 
 _ANSWER_SECONDS = 30.0
 

@@ -10,23 +10,24 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
-    KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicPartition,
 )
 
 from pipeline.errors import Retry
-from pipeline.record import Attempt, Outgoing, Record, Sink
+from pipeline.record import Attempt, Record, Sink
 from streams.failures import stop_if_hopeless
 from streams.read import record_of
-from streams.transact import SESSION_TIMEOUT_MS, group_of
+from streams.stage import member_of, membership
+from streams.write import write
 
 log = structlog.get_logger()
 
@@ -64,7 +65,10 @@ class Deliverer:
         self._notes_attempts = notes_attempts
         self._batch_max = batch_max
         self._batch_bytes_max = batch_bytes_max
-        self._positions: dict[tuple[str, int], int] = {}
+        self._owned: set[tuple[str, int]] = set()
+        #: What may have been sent, by us or by an earlier process, and is not confirmed yet.
+        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._batch: list[Record] = []
 
     def run(self) -> None:
         """Work until stopped.
@@ -73,154 +77,174 @@ class Deliverer:
             Stop: when going on would lose or falsify something.
         """
         while not self._stop.is_set():
-            consumer, producer = self._clients()
             try:
-                consumer.subscribe(
-                    list(self._sink.topics), on_assign=self._assigned, on_revoke=self._revoked
-                )
-                while not self._stop.is_set():
-                    self._deliver(consumer, producer, self._gather(consumer))
+                self._work()
             except KafkaException as error:
                 stop_if_hopeless(error, f"sink {self._name}")
                 log.warning("session ended, starting anew", sink=self._name, why=str(error))
                 self._stop.wait(_PAUSE_SECONDS)
-            finally:
-                with contextlib.suppress(KafkaException, RuntimeError):
-                    consumer.close()
-                for topic, partition in list(self._positions):
-                    self._sink.forget(topic, partition)
-                self._positions.clear()
 
-    def _gather(self, consumer: Consumer) -> list[Record]:
-        batch: list[Record] = []
+    def _work(self) -> None:
+        consumer, producer = self._clients()
+        try:
+            consumer.subscribe(
+                list(self._sink.topics), on_assign=self._assigned, on_revoke=self._revoked
+            )
+            while not self._stop.is_set():
+                self._gather(consumer)
+                if self._batch:
+                    self._deliver(consumer, producer)
+        finally:
+            with contextlib.suppress(KafkaException, RuntimeError):
+                consumer.close()
+            self._drop(self._owned)
+
+    def _gather(self, consumer: Consumer) -> None:
         size = 0
         deadline = time.monotonic() + self._linger_seconds
-        while len(batch) < self._batch_max and size < self._batch_bytes_max:
+        while len(self._batch) < self._batch_max and size < self._batch_bytes_max:
             wait = min(deadline - time.monotonic(), 0.2)
             if wait <= 0 or self._stop.is_set():
-                break
-            for message in consumer.consume(self._batch_max - len(batch), wait):
-                error = message.error()
-                if error is not None:
-                    raise KafkaException(error)
-                record = record_of(message)
-                size += len(record.value or b"")
-                batch.append(record)
-        return [record for record in batch if (record.topic, record.partition) in self._positions]
+                return
+            for message in consumer.consume(self._batch_max - len(self._batch), wait):
+                size += self._keep(message)
 
-    def _deliver(self, consumer: Consumer, producer: Producer, batch: list[Record]) -> None:
-        if not batch:
-            return
+    def _deliver(self, consumer: Consumer, producer: Producer) -> None:
         # 1. Note what is about to be sent, where it cannot be taken back.
-        if self._notes_attempts:
-            self._note_attempt(consumer, batch)
+        due, later = self._note_attempts(consumer) if self._notes_attempts else (self._batch, [])
         # 2. Hand it over, again and again while the outside does not answer.
         pause = _PAUSE_SECONDS
         while True:
             try:
-                written = self._sink.write(batch, time.time_ns() // 1_000_000)
+                written = self._sink.write(due, time.time_ns() // 1_000_000)
                 break
             except Retry as refusal:
                 wait = pause if refusal.after_seconds is None else refusal.after_seconds
                 log.warning("will try again", sink=self._name, why=str(refusal), after_seconds=wait)
                 pause = min(pause * 2, _PAUSE_SECONDS_MAX)
-                self._wait_in_group(consumer, wait)
-                if self._stop.is_set():
+                if not self._wait_in_group(consumer, wait):
                     return
         # 3. Tell other readers what became of it.
-        self._publish(producer, written.outgoing)
+        write(producer, written.outgoing)
         # 4. Only now move on.
-        offsets = [
-            TopicPartition(topic, partition, offset)
-            for (topic, partition), offset in written.positions.items()
-            if (topic, partition) in self._positions
-        ]
+        offsets = [self._confirmation(place, offset) for place, offset in written.positions.items()]
         if offsets:
             consumer.commit(offsets=offsets, asynchronous=False)
-            self._positions.update({(o.topic, o.partition): o.offset for o in offsets})
+        self._batch = later
 
-    def _note_attempt(self, consumer: Consumer, batch: Sequence[Record]) -> None:
-        through = {(record.topic, record.partition): record.offset for record in batch}
-        since_ms = time.time_ns() // 1_000_000
-        offsets = []
-        for (topic, partition), offset in through.items():
-            first = next(r.offset for r in batch if (r.topic, r.partition) == (topic, partition))
-            note = json.dumps({"through": offset, "since_ms": since_ms})
-            offsets.append(TopicPartition(topic, partition, first, metadata=note))
-        consumer.commit(offsets=offsets, asynchronous=False)
+    def _note_attempts(self, consumer: Consumer) -> tuple[list[Record], list[Record]]:
+        """Commit what is about to be sent; the records to send now, and those for later.
 
-    def _wait_in_group(self, consumer: Consumer, seconds: float) -> None:
-        """Wait, but stay a member: nothing is fetched, the group is still served."""
-        assigned = consumer.assignment()
-        consumer.pause(assigned)
+        An attempt that was not confirmed is repeated as it was, without a record more: it may be
+        too old to send, and what joined it would be held with it.
+        """
+        logs: dict[tuple[str, int], list[Record]] = {}
+        for record in self._batch:
+            logs.setdefault((record.topic, record.partition), []).append(record)
+        due: list[Record] = []
+        later: list[Record] = []
+        notes = []
+        for place, records in logs.items():
+            attempt = self._attempts.get(place)
+            if attempt is None or attempt.through_offset < records[0].offset:
+                attempt = Attempt(records[-1].offset, time.time_ns() // 1_000_000)
+                self._attempts[place] = attempt
+                notes.append(TopicPartition(*place, records[0].offset, metadata=_note(attempt)))
+            for record in records:
+                (due if record.offset <= attempt.through_offset else later).append(record)
+        if notes:
+            consumer.commit(offsets=notes, asynchronous=False)
+        return due, later
+
+    def _confirmation(self, place: tuple[str, int], offset: int) -> TopicPartition:
+        attempt = self._attempts.get(place)
+        if attempt is None:
+            return TopicPartition(*place, offset)
+        if attempt.through_offset < offset:
+            del self._attempts[place]
+            return TopicPartition(*place, offset)
+        return TopicPartition(*place, offset, metadata=_note(attempt))
+
+    def _wait_in_group(self, consumer: Consumer, seconds: float) -> bool:
+        """Wait, but stay a member: nothing is fetched, the group is still served.
+
+        Returns whether the batch is still to be delivered.
+        """
+        consumer.pause(consumer.assignment())
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and not self._stop.is_set():
+        while (left := deadline - time.monotonic()) > 0 and self._batch:
+            if self._stop.is_set():
+                return False
             message = consumer.poll(min(left, 0.2))
-            if message is not None and message.error() is None:
-                # A partition came to us meanwhile; its records wait until this batch is done.
-                record = record_of(message)
-                consumer.seek(TopicPartition(record.topic, record.partition, record.offset))
-                consumer.pause(consumer.assignment())
+            if message is not None:
+                # Only after a rebalance, and that takes everything away: the batch is read again.
+                self._keep(message)
+                return False
         consumer.resume(consumer.assignment())
+        return bool(self._batch)
 
-    def _publish(self, producer: Producer, outgoing: Sequence[Outgoing]) -> None:
-        failures = []
-        for record in outgoing:
-            producer.produce(
-                record.topic,
-                value=record.value,
-                key=record.key,
-                headers=list(record.headers),
-                on_delivery=lambda error, _: failures.append(error) if error else None,
-            )
-        unanswered = producer.flush(_ANSWER_SECONDS)
-        if failures:
-            raise KafkaException(failures[0])
-        if unanswered:
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    def _keep(self, message: Message) -> int:
+        """Add a message to the batch; its bytes."""
+        error = message.error()
+        if error is not None:
+            raise KafkaException(error)
+        record = record_of(message)
+        if (record.topic, record.partition) not in self._owned:
+            return 0
+        self._batch.append(record)
+        return len(record.value or b"")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         starts = []
         for committed in consumer.committed(partitions, timeout=_ANSWER_SECONDS):
             if committed.error is not None:
                 raise KafkaException(committed.error)
-            attempt = None
-            if committed.metadata:
-                note = json.loads(committed.metadata)
-                attempt = Attempt(note["through"], note["since_ms"])
-            self._sink.resume(committed.topic, committed.partition, attempt)
+            place = (committed.topic, committed.partition)
+            attempt = _noted(committed.metadata) if committed.metadata else None
+            if attempt is not None:
+                self._attempts[place] = attempt
+            self._sink.resume(*place, attempt)
+            self._owned.add(place)
             start = committed.offset if committed.offset >= 0 else OFFSET_BEGINNING
-            self._positions[(committed.topic, committed.partition)] = start
-            starts.append(TopicPartition(committed.topic, committed.partition, start))
+            starts.append(TopicPartition(*place, start))
         consumer.assign(starts)
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            self._positions.pop((partition.topic, partition.partition), None)
-            self._sink.forget(partition.topic, partition.partition)
+        self._drop({(partition.topic, partition.partition) for partition in partitions})
         consumer.unassign()
 
+    def _drop(self, places: set[tuple[str, int]]) -> None:
+        """Forget places; whoever has them next reads them again from what is committed."""
+        for place in list(places):
+            self._owned.discard(place)
+            self._attempts.pop(place, None)
+            self._sink.forget(*place)
+        self._batch = [r for r in self._batch if (r.topic, r.partition) in self._owned]
+
     def _clients(self) -> tuple[Consumer, Producer]:
-        member = f"meterline.{self._name}.{self._instance}"
         consumer = Consumer(
             self._kafka
+            | membership(self._name, self._instance)
             | {
-                "group.id": group_of(self._name),
-                "group.instance.id": member,
-                "client.id": member,
-                # Gives co-partitioned topics to one member, so they can be read side by side.
-                "partition.assignment.strategy": "range",
-                "session.timeout.ms": SESSION_TIMEOUT_MS,
-                "heartbeat.interval.ms": SESSION_TIMEOUT_MS // 4,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
                 "fetch.wait.max.ms": 50,
-                "fetch.message.max.bytes": 16 * 1024 * 1024,
                 "queued.max.messages.kbytes": 128 * 1024,
             }
         )
         producer = Producer(
-            self._kafka | {"client.id": member, "enable.idempotence": True, "linger.ms": 5}
+            self._kafka
+            | {
+                "client.id": member_of(self._name, self._instance),
+                "enable.idempotence": True,
+                "linger.ms": 5,
+            }
         )
         return consumer, producer
+
+
+def _note(attempt: Attempt) -> str:
+    return json.dumps({"through": attempt.through_offset, "since_ms": attempt.since_ms})
+
+
+def _noted(note: str) -> Attempt:
+    fields = json.loads(note)
+    return Attempt(fields["through"], fields["since_ms"])

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from pipeline.errors import Stop
 from streams.kafka_distribution import Distribution, prepare
+from streams.local_kafka_settings import LOGGING, SETTINGS
 
 #: JVM options that start fast and stay small: development and tests.
 QUICK_START = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -27,57 +28,6 @@ FULL_SPEED = ("-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
 _START_SECONDS_MAX = 60.0
 _STOP_SECONDS_MAX = 30.0
 _ANSWER_SECONDS_MAX = 10.0
-_RECORD_BYTES_MAX = 16 * 1024 * 1024
-
-_SETTINGS = f"""\
-process.roles=broker,controller
-node.id=1
-listeners=PLAINTEXT://127.0.0.1:{{port}},CONTROLLER://127.0.0.1:{{controller_port}}
-advertised.listeners=PLAINTEXT://127.0.0.1:{{port}}
-controller.listener.names=CONTROLLER
-controller.quorum.voters=1@127.0.0.1:{{controller_port}}
-log.dirs={{data}}
-auto.create.topics.enable=false
-# One node holds everything.
-default.replication.factor=1
-min.insync.replicas=1
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-# A few partitions start faster than fifty, and serve as many clients as one machine has.
-offsets.topic.num.partitions=4
-transaction.state.log.num.partitions=4
-# Groups form at once, and members that die are noticed within the second if they ask for it.
-group.initial.rebalance.delay.ms=0
-group.min.session.timeout.ms=500
-group.consumer.min.session.timeout.ms=1000
-group.consumer.min.heartbeat.interval.ms=100
-# After a kill the broker may come back once its former life has lost its session, not 9 s later.
-broker.session.timeout.ms=2000
-broker.heartbeat.interval.ms=500
-# Transactions that hang end on time, not up to ten seconds later.
-transaction.abort.timed.out.transaction.cleanup.interval.ms=500
-transaction.max.timeout.ms=900000
-message.max.bytes={_RECORD_BYTES_MAX}
-replica.fetch.max.bytes={_RECORD_BYTES_MAX}
-socket.request.max.bytes=104857600
-log.retention.ms=-1
-log.retention.bytes=-1
-"""
-
-_LOGGING = """\
-appender.console.type=Console
-appender.console.name=console
-appender.console.layout.type=PatternLayout
-appender.console.layout.pattern=[%d] %p %m (%c)%n
-rootLogger.level=info
-rootLogger.appenderRef.console.ref=console
-# Three hundred lines of settings at each start.
-logger.settings.name=org.apache.kafka.common.config.AbstractConfig
-logger.settings.level=warn
-"""
 
 #: Becomes the JVM, and leaves a watchdog behind that kills it when our end of the pipe on its
 #: standard input closes without a line: the kernel closes it however this process ends, and,
@@ -152,8 +102,9 @@ class LocalKafka:
         Raises:
             Stop: it does not start; with the end of its log and what to do.
         """
-        if self._broker is not None:
+        if self._broker is not None and self._broker.poll() is None:
             return self.address
+        self.kill()
         self._distribution = prepare(self._say)
         self.port = self.port or _free_port()
         _require_free(self.port)
@@ -176,8 +127,7 @@ class LocalKafka:
         Raises:
             Stop: like `start`.
         """
-        if self._broker is not None and self._broker.poll() is not None:
-            self.kill()
+        if self._broker is not None:
             self.start()
 
     def wait(self) -> None:
@@ -208,8 +158,7 @@ class LocalKafka:
             return
         self._broker.kill()
         self._broker.wait()
-        with suppress(BrokenPipeError):
-            self._broker.communicate(b"\n")
+        self._broker.communicate(b"\n")  # The watchdog may go.
         self._broker = None
 
     def _lay_out(self, distribution: Distribution) -> None:
@@ -219,9 +168,9 @@ class LocalKafka:
             unfinished = self.directory / "data.unfinished"
             shutil.copytree(distribution.formatted, unfinished, dirs_exist_ok=True)
             unfinished.rename(data)
-        (self.directory / "log4j2.properties").write_text(_LOGGING)
+        (self.directory / "log4j2.properties").write_text(LOGGING)
         (self.directory / "server.properties").write_text(
-            _SETTINGS.format(port=self.port, controller_port=_free_port(), data=data)
+            SETTINGS.format(port=self.port, controller_port=_free_port(self.port), data=data)
         )
 
     def _launch(self, distribution: Distribution) -> subprocess.Popen[bytes]:
@@ -264,7 +213,7 @@ class LocalKafka:
 
     def _failure(self, reason: str) -> Stop:
         log = self._log.read_text(errors="replace") if self._log.exists() else ""
-        tail = "\n".join(log.splitlines()[-12:])
+        tail = "\n".join(log.splitlines()[-20:])
         full = "No space left on device" in tail + reason
         return Stop(
             f"The local Kafka does not run: {reason}. The end of {self._log}:\n{tail}\n",
@@ -279,11 +228,11 @@ class LocalKafka:
         return self.directory / "broker.log"
 
 
-def _free_port() -> int:
+def _free_port(but: int = 0) -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
-        return port
+    return port if port != but else _free_port(but)
 
 
 def _require_free(port: int) -> None:

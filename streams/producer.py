@@ -17,6 +17,9 @@ from schemas.usage_event import STRUCTURED, UsageEvent
 _CONTENT_TYPE: list[tuple[str, str | bytes | None]] = [("content-type", STRUCTURED.encode())]
 _POLL_SECONDS = 0.1
 
+#: The client library looks for messages that timed out once a second.
+_TIMEOUT_CHECK_SECONDS = 2.0
+
 
 class DeliveryFailed(MeterlineError):
     """Some events were not acknowledged by Kafka. `keys` names at most 100 of their customers."""
@@ -28,6 +31,7 @@ class DeliveryFailed(MeterlineError):
         )
         self.count = count
         self.keys = keys
+        self.why = why
 
 
 class Producer:
@@ -100,9 +104,7 @@ class Producer:
             Stop: when the producer was closed, or Kafka's client refuses the event.
         """
         self._raise_failures()
-        if self._closed.is_set():
-            raise Stop("The producer is closed.", remedy="Send before leaving the with block.")
-        while True:
+        while not self._closed.is_set():
             try:
                 self._producer.produce(
                     self._topic,
@@ -120,6 +122,7 @@ class Producer:
                     f"The event cannot be sent: {error.args[0].str()}.",
                     remedy="Keep an event below 1 MiB; check the topic's name and rights.",
                 ) from error
+        raise Stop("The producer is closed.", remedy="Send before leaving the with block.")
 
     def flush(self) -> None:
         """Wait until everything sent so far is safe in Kafka.
@@ -127,7 +130,7 @@ class Producer:
         Raises:
             DeliveryFailed: when some of it is not.
         """
-        left = self._producer.flush(self._timeout_seconds)
+        left = self._producer.flush(self._timeout_seconds + _TIMEOUT_CHECK_SECONDS)
         self._raise_failures()
         if left:
             raise DeliveryFailed(left, [], f"no answer in {self._timeout_seconds} s")

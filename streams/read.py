@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -25,23 +26,23 @@ def record_of(message: Message) -> Record:
 
 
 def read_to_end(
-    kafka: Mapping[str, str], topic: str, partition: int, begin: int = 0
+    kafka: Mapping[str, str], topic: str, partition: int, begin: int = 0, *, whole: bool = False
 ) -> Iterator[Record]:
     """The committed records of a partition from offset `begin` to where it ends now.
 
-    If `begin` was deleted meanwhile, reading starts at what is left.
+    If `begin` was deleted meanwhile, reading starts at what is left; where the `whole` is needed,
+    that is an error.
 
     Raises:
-        KafkaException: when the broker does not answer.
+        KafkaException: the broker does not answer, or `begin` is not there.
     """
-    consumer = reader(kafka)
+    consumer = reader(kafka, missing="error" if whole else "earliest")
     try:
-        low, _ = consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=_ANSWER_SECONDS
-        )
-        consumer.assign([TopicPartition(topic, partition, max(begin, low))])
-        while True:
-            for message in consumer.consume(10_000, 0.5):
+        consumer.assign([TopicPartition(topic, partition, begin)])
+        while messages := consumer.consume(1, _ANSWER_SECONDS):
+            # The rest of what has arrived; asking for many at first would wait for all of them.
+            messages += consumer.consume(10_000, 0)
+            for message in messages:
                 error = message.error()
                 if error is None:
                     yield record_of(message)
@@ -49,6 +50,7 @@ def read_to_end(
                     return
                 else:
                     raise KafkaException(error)
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer from {topic}"))
     finally:
         consumer.close()
 
@@ -63,8 +65,13 @@ def partition_count(kafka: Mapping[str, str], topic: str) -> int:
         consumer.close()
 
 
-def reader(kafka: Mapping[str, str]) -> Consumer:
-    """A consumer of committed records that joins no group and says where partitions end."""
+def reader(
+    kafka: Mapping[str, str], *, missing: Literal["error", "earliest"] = "error"
+) -> Consumer:
+    """A consumer of committed records that joins no group and says where partitions end.
+
+    `missing` is what happens at an offset that is not there.
+    """
     return Consumer(
         dict(kafka)
         | {
@@ -72,7 +79,7 @@ def reader(kafka: Mapping[str, str]) -> Consumer:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
+            "auto.offset.reset": missing,
             "fetch.wait.max.ms": 20,
             "fetch.message.max.bytes": 16 * 1024 * 1024,
         }

@@ -26,24 +26,20 @@ from pathlib import Path
 from typing import Any
 
 import faust
-import pyarrow as pa
 from aiokafka.errors import KafkaError as AiokafkaError  # type: ignore[import-untyped]
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from pydantic import ValidationError
 
 from pipeline.errors import MeterlineError, Retry, Stop
 from pipeline.forecast import Forecaster
+from pipeline.open_frame import open_frame
+from pipeline.record import Record
 from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
-from schemas.frame import FrameError, Kind, unseal
 from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
-
-GROUP = "meterline-watch"
-
-_SESSION_SECONDS = 10.0
-_HEARTBEAT_SECONDS = 3.0
-_READ_SECONDS_MAX = 30.0
+from streams.read import read_to_end
+from streams.stage import SESSION_TIMEOUT_MS, group_of
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +122,11 @@ class Watch:
         if self._forecaster is None:
             announced = await asyncio.to_thread(read_forecasts, self._kafka)
             self._forecaster = Forecaster(announced)
-        totals = opened_totals(message)
-        await self._publish(message.partition, self._forecaster.step(self._definitions, totals))
+        frame = open_frame(
+            Record(TOTALS.name, message.partition, message.offset, 0, message.key, message.value)
+        )
+        forecasts = self._forecaster.step(self._definitions, frame.parts[0])
+        await self._publish(message.partition, forecasts)
 
     async def _publish(self, partition: int, forecasts: list[Forecast]) -> None:
         """To the partition of the same number: usage.forecasts is co-partitioned."""
@@ -146,87 +145,50 @@ class Watch:
         self._forecaster = None
 
 
-def opened_totals(message: Any) -> pa.RecordBatch:
-    """The rows of one record of usage.totals.
-
-    Raises:
-        Stop: it is no frame of totals that this program can read.
-    """
-    where = f"usage.totals, partition {message.partition}, offset {message.offset}"
-    try:
-        frame = unseal(message.value or b"")
-    except FrameError as error:
-        raise Stop(f"{where}: {error}.", remedy="Do what the message says.") from error
-    if frame.kind is not Kind.TOTALS:
-        raise Stop(
-            f"{where}: a frame of kind {frame.kind.name} instead of totals.",
-            remedy="Find what else writes to this topic.",
-        )
-    return frame.parts[0]
-
-
 def read_forecasts(kafka: Mapping[str, str]) -> list[Forecast]:
     """All forecasts on usage.forecasts. `kafka` is a librdkafka configuration.
 
     Raises:
-        Retry: Kafka does not answer.
+        KafkaException: Kafka does not answer.
         Stop: a record is no forecast.
     """
-    consumer = Consumer(
-        {
-            **kafka,
-            # The client asks for one; nothing is committed.
-            "group.id": GROUP,
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 10,
-        }
+    records = (
+        record
+        for partition in range(FORECASTS.partitions)
+        for record in read_to_end(kafka, FORECASTS.name, partition)
     )
-    forecasts: list[Forecast] = []
-    unread = set(range(FORECASTS.partitions))
+    return [_forecast(record) for record in records]
+
+
+def _forecast(record: Record) -> Forecast:
     try:
-        consumer.assign([TopicPartition(FORECASTS.name, part, OFFSET_BEGINNING) for part in unread])
-        while unread:
-            record = consumer.poll(_READ_SECONDS_MAX)
-            if record is None:
-                raise _unanswered("Kafka does not answer.")
-            error = record.error()
-            if error is None:
-                forecasts.append(Forecast.model_validate_json(record.value() or b""))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                unread.discard(record.partition())
-            else:
-                raise KafkaException(error)
+        return Forecast.model_validate_json(record.value or b"")
     except ValidationError as error:
         raise Stop(
-            f"A record of usage.forecasts is no forecast: {error}.",
+            f"{record.topic}-{record.partition} at offset {record.offset} is no forecast: {error}.",
             remedy="Find what else writes to this topic, or upgrade this program.",
         ) from error
-    finally:
-        consumer.close()
-    return forecasts
 
 
 def _named(failure: BaseException) -> MeterlineError:
     if isinstance(failure, MeterlineError):
         return failure
     if isinstance(failure, AiokafkaError | KafkaException):
-        return _unanswered(f"Kafka does not answer: {failure}.")
+        return Retry(
+            f"Kafka does not answer: {failure}.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.",
+        )
     return Stop(f"The watch failed: {failure!r}.", remedy="Report this as a fault in Meterline.")
-
-
-def _unanswered(message: str) -> Retry:
-    return Retry(message, remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.")
 
 
 def _app(settings: Settings, scratch: Path) -> faust.App:
     return faust.App(
-        GROUP,
+        group_of("watch"),
         # The aiokafka driver: Faust's confluent driver never gets an assignment.
         broker=[f"kafka://{server.strip()}" for server in settings.bootstrap_servers.split(",")],
         broker_credentials=credentials(settings),
-        broker_session_timeout=_SESSION_SECONDS,
-        broker_heartbeat_interval=_HEARTBEAT_SECONDS,
+        broker_session_timeout=SESSION_TIMEOUT_MS / 1000,
+        broker_heartbeat_interval=SESSION_TIMEOUT_MS / 4000,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=int(LARGE_RECORDS["max.message.bytes"]),
         producer_acks=-1,

@@ -13,7 +13,6 @@ from tests.oracle_lines import (
     Broken,
     Event,
     Row,
-    Undecidable,
     member_text,
     meters_of,
     period,
@@ -57,7 +56,6 @@ def expect(
     definitions: Row,
     lines: Iterable[bytes],
     now: str | None = None,
-    data_compared_by: str = "value",
     seen_outside: frozenset[tuple[str, str]] = frozenset(),
 ) -> Expected:
     """What `lines` must lead to. `seen_outside` settles lines that RFC 8259 leaves open."""
@@ -75,7 +73,7 @@ def expect(
             continue
         expected.newest_received_ms = max(expected.newest_received_ms, event.received_ms)
         first = first_of.setdefault((event.source, event.id), event)
-        status, meters = _judge(definitions, event, first, data_compared_by)
+        status, meters = _judge(definitions, event, first)
         expected.ledger[status] += 1
         if status != "accepted":
             expected.set_aside[status, event.source, event.id] += 1
@@ -91,19 +89,15 @@ def expect(
     return expected
 
 
-def _judge(
-    definitions: Row, event: Event, first: Event, data_compared_by: str
-) -> tuple[str, list[Row]]:
+def _judge(definitions: Row, event: Event, first: Event) -> tuple[str, list[Row]]:
     """The status of an event, and the meters that count it."""
     if first is not event:
-        if first.customer != event.customer:
-            raise Undecidable(f"{event.source!r}, {event.id!r} is used by two customers")
-        same_data = (
-            first.data == event.data
-            if data_compared_by == "value"
-            else member_text(first.text, "data") == member_text(event.text, "data")
+        same_data = member_text(first.text, "data") == member_text(event.text, "data")
+        same = same_data and (first.type, first.customer, first.time_ns) == (
+            event.type,
+            event.customer,
+            event.time_ns,
         )
-        same = same_data and (first.type, first.time_ns) == (event.type, event.time_ns)
         return ("duplicate" if same else "conflict"), []
     if definitions.get("default_plan") is None and _customer(definitions, event.customer) is None:
         return "unknown", []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +36,8 @@ def run(
 ) -> None:
     """Run one stage until Ctrl-C or SIGTERM. Run it several times to share its partitions."""
     settings = read_settings(config=config, instance=instance)
+    if settings.stop_with_stdin:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
     if stage is StageName.WATCH:
         from streams.watch import run_watch
 
@@ -52,14 +56,22 @@ def run(
             _transact(stage, settings, name, stop)
 
 
+def _stop_with_stdin() -> None:
+    # Unbuffered: a thread that waits inside a buffered reader would abort the interpreter's end.
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _transact(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
     """intake, tally and bill share the transactional shell."""
     from schemas import topics
     from streams.bill import BillStage
     from streams.intake import IntakeStage
     from streams.read import partition_count
+    from streams.stage import Stage
     from streams.tally import TallyStage
-    from streams.transact import Stage, Transactor
+    from streams.transact import Transactor
 
     kafka = settings.kafka()
     linger_ms = settings.linger_ms

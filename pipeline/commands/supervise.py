@@ -31,7 +31,9 @@ class Supervisor:
         logs: Path,
         say: Callable[[str], None],
     ) -> None:
-        self._environment = dict(os.environ) | dict(environment)
+        self._environment = (
+            dict(os.environ) | dict(environment) | {"METERLINE_STOP_WITH_STDIN": "true"}
+        )
         self._logs = logs
         self._say = say
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -86,7 +88,8 @@ class Supervisor:
             self._processes[stage] = subprocess.Popen(
                 [sys.executable, "-m", "meterline", "run", stage],
                 env=self._environment,
-                stdin=subprocess.DEVNULL,
+                # Held open as long as this process lives; see Settings.stop_with_stdin.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
             )

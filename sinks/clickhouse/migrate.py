@@ -49,14 +49,8 @@ def migrate(client: Client) -> list[str]:
         ClickHouseError: from the client; `Connection.client` turns it into a reaction.
     """
     client.command(_BOOK)
-    rows = client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows
-    book = {str(name): str(checksum) for name, checksum in rows}
-    known = migrations()
-    _require_same_history(known, book)
     applied = []
-    for migration in known:
-        if migration.name in book:
-            continue
+    for migration in pending(client):
         for statement in statements(migration.sql):
             client.command(statement)
         client.insert(
@@ -66,6 +60,17 @@ def migrate(client: Client) -> list[str]:
         )
         applied.append(migration.name)
     return applied
+
+
+def pending(client: Client) -> list[Migration]:
+    """What a database lacks, in order; changes nothing. Raises like `migrate`."""
+    known = migrations()
+    if not client.query("EXISTS TABLE schema_migrations").result_rows[0][0]:
+        return known
+    rows = client.query("SELECT name, checksum FROM schema_migrations FINAL").result_rows
+    book = {str(name): str(checksum) for name, checksum in rows}
+    _require_same_history(known, book)
+    return [migration for migration in known if migration.name not in book]
 
 
 def migrations() -> list[Migration]:

@@ -136,6 +136,20 @@ def test_a_second_life_in_the_same_directory_has_the_records_of_the_first(tmp_pa
         assert read_committed(second.address, "kept") == [b"first"]
 
 
+def test_a_broker_that_died_comes_back_and_one_that_lives_is_left_alone(tmp_path: Path) -> None:
+    with LocalKafka(tmp_path) as kafka:
+        first = kafka.pid
+        kafka.revive()
+        assert kafka.pid == first
+        assert first is not None
+        os.kill(first, signal.SIGKILL)
+        with pytest.raises(Stop, match="ended by itself with -9"):
+            kafka.wait()
+        kafka.revive()
+        assert kafka.pid not in (None, first)
+        create_topic(kafka.address, "alive")
+
+
 def test_stopping_leaves_neither_a_process_nor_a_directory() -> None:
     kafka = LocalKafka()
     kafka.start()

@@ -214,7 +214,7 @@ def test_a_damaged_total_stops_the_watch_each_time_until_a_person_acts(
         watch = start_watch(broker.address)
         output, _ = watch.communicate(timeout=WAIT_SECONDS_MAX)
         assert watch.returncode != 0
-        assert "Stop: usage.totals, partition 5, offset 1: checksum mismatch" in output
+        assert "Stop: usage.totals-5 at offset 1: checksum mismatch" in output
     assert customers(forecasts(broker)) == ["cus_5"]
 
 

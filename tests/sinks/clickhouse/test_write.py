@@ -54,7 +54,7 @@ def play(log: SeededLog, seed: int, clickhouse: Connection, sinks: type[ClickHou
         finished = True
         for number, batch in enumerate(log.batches(committed, rng)):
             written = sink.write(batch, NOW_MS)
-            if deaths < 20 and (rng.random() < 0.1 or (not deaths and number == 3)):
+            if deaths < 20 and (rng.random() < 0.4 or (not deaths and number == 3)):
                 finished = False
                 deaths += 1
                 break
@@ -64,7 +64,7 @@ def play(log: SeededLog, seed: int, clickhouse: Connection, sinks: type[ClickHou
         return rows_in(client) == log.expected and committed == end
 
 
-@pytest.mark.parametrize("seed", range(46))
+@pytest.mark.parametrize("seed", range(6))
 def test_any_batches_and_any_redelivery_end_as_the_same_rows(
     clickhouse: Connection, seed: int
 ) -> None:
@@ -75,8 +75,12 @@ def test_any_batches_and_any_redelivery_end_as_the_same_rows(
         client.command("SYSTEM STOP MERGES")
     assert play(log, seed, clickhouse, ClickHouseSink)
     with clickhouse.client() as client:
-        written = client.query("SELECT count() FROM events").result_rows[0][0]
-    assert written > len(log.expected["events"]), "no row was written twice: the test shows nothing"
+        written = client.query(
+            "SELECT sum(rows) FROM system.parts WHERE active AND database = currentDatabase() "
+            "AND table IN ('events', 'set_aside', 'rejections', 'alerts')"
+        ).result_rows[0][0]
+    once = sum(map(len, log.expected.values())) - len(log.expected["totals"])
+    assert written > once, "no row was written twice: the test shows nothing"
 
 
 class CommitsUndecidedPacks(ClickHouseSink):

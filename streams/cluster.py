@@ -1,0 +1,145 @@
+"""What a Kafka cluster is and has: looked at, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    ResourceType,
+)
+
+from pipeline.errors import Retry, Stop
+from schemas.topics import METERED, SHARDS, Topic
+
+#: Below "critical" librdkafka tells of every attempt; what matters is raised.
+_QUIET = {"log_level": 2}
+
+
+@dataclass(frozen=True)
+class TopicState:
+    """One topic as the brokers have it; `config` may be empty where it may not be read."""
+
+    partitions: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The brokers, what is known of their version, and the topics that were asked for."""
+
+    brokers: int
+    version: str
+    topics: Mapping[str, TopicState]
+
+
+def look_at(kafka: Mapping[str, str], names: Collection[str], within_seconds: float) -> Cluster:
+    """What a cluster says of itself and of the topics `names`; those it lacks are left out.
+
+    Raises:
+        Retry: no broker answers in time.
+    """
+    try:
+        admin = AdminClient({**_QUIET, **kafka})
+        metadata = admin.list_topics(timeout=within_seconds)
+    except KafkaException as error:
+        raise _silent(kafka, error) from error
+    found = {
+        name: len(topic.partitions)
+        for name, topic in metadata.topics.items()
+        if name in names and topic.error is None
+    }
+    broker = ConfigResource(ResourceType.BROKER, str(next(iter(metadata.brokers), 0)))
+    resources = [broker, *(ConfigResource(ResourceType.TOPIC, name) for name in found)]
+    configs: dict[str, dict[str, str]] = {}
+    answers = admin.describe_configs(resources, request_timeout=within_seconds)
+    for resource, answer in answers.items():
+        try:
+            entries = answer.result(within_seconds)
+        except (KafkaException, TimeoutError):
+            continue
+        configs[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+    return Cluster(
+        len(metadata.brokers),
+        _version(configs.get(broker.name)),
+        {name: TopicState(count, configs.get(name, {})) for name, count in found.items()},
+    )
+
+
+def topic_faults(wanted: Topic, topics: Mapping[str, TopicState]) -> Iterator[str]:
+    """In which ways a topic is not as the catalogue wants it; longer or larger is no fault."""
+    state = topics.get(wanted.name)
+    if state is None:
+        yield "it does not exist"
+        return
+    shards = topics[METERED.name].partitions if METERED.name in topics else SHARDS
+    if wanted.partitions == SHARDS and state.partitions != shards:
+        yield f"it has {state.partitions} partitions, {METERED.name} has {shards}"
+    policy = "compact" if wanted.compacted else "delete"
+    settings = {"cleanup.policy": policy, **wanted.config}
+    if not wanted.compacted:
+        settings["retention.ms"] = str(wanted.retention_ms)
+    for name, value in settings.items():
+        if name in state.config and not _suffices(state.config[name], value):
+            yield f"{name} is {state.config[name]}, it should be {value}"
+
+
+def require_topic(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> None:
+    """Makes sure that somebody is there to take records, before a client waits for minutes.
+
+    Raises:
+        Retry: no broker answers in time.
+        Stop: there is no such topic.
+    """
+    try:
+        topics = AdminClient({**_QUIET, **kafka}).list_topics(name, timeout=within_seconds).topics
+    except KafkaException as error:
+        raise _silent(kafka, error) from error
+    if topics[name].error is not None:
+        raise Stop(
+            f"Kafka at {kafka['bootstrap.servers']} has no topic {name}: {topics[name].error}.",
+            remedy="Create the topics with `meterline topics`.",
+        )
+
+
+def try_transactions(kafka: Mapping[str, str], within_seconds: float) -> None:
+    """Claims a transactional id of its own, as every stage does first.
+
+    Raises:
+        Stop: the cluster does not let this user transact, or cannot.
+    """
+    producer = Producer({**_QUIET, **kafka, "transactional.id": "meterline.doctor"})
+    try:
+        producer.init_transactions(within_seconds)
+    except KafkaException as error:
+        raise Stop(
+            f"Kafka does not begin a transaction: {error.args[0].str()}.",
+            remedy="Allow this user the transactional ids that begin with meterline. (ACLs), and "
+            "check that the cluster has enough brokers for its transaction log.",
+        ) from error
+
+
+def _suffices(actual: str, wanted: str) -> bool:
+    try:
+        return int(actual) == -1 or (int(wanted) != -1 and int(actual) >= int(wanted))
+    except ValueError:
+        return actual == wanted
+
+
+def _silent(kafka: Mapping[str, str], error: KafkaException) -> Retry:
+    return Retry(
+        f"Kafka does not answer on {kafka['bootstrap.servers']}: {error.args[0].str()}.",
+        remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs; `meterline dev` "
+        "starts one.",
+    )
+
+
+def _version(broker: Mapping[str, str] | None) -> str:
+    """Brokers do not tell clients their version; the setting that had it ended with Kafka 4."""
+    if not broker:
+        return "version unknown"
+    before_4 = broker.get("inter.broker.protocol.version")
+    return f"version {before_4.partition('-')[0]}" if before_4 else "version 4 or newer"

@@ -1,0 +1,55 @@
+"""Writing what a step or a sink says: the broker acknowledges all of it, or it is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from pipeline.record import Outgoing
+
+#: Lets the producer choose the partition, by the record's key.
+_BY_KEY = -1
+
+_ANSWER_SECONDS = 30.0
+
+
+def write(producer: Producer, outgoing: Sequence[Outgoing]) -> dict[int, int]:
+    """Publish `outgoing` in its order and wait for the broker.
+
+    Returns where its anchors came to lie: partition → offset.
+
+    Raises:
+        KafkaException: not all of it was acknowledged.
+    """
+    failures: list[KafkaError] = []
+    anchors: dict[int, int] = {}
+
+    def acknowledged(error: KafkaError | None, _: Message) -> None:
+        if error is not None:
+            failures.append(error)
+
+    def anchored(error: KafkaError | None, message: Message) -> None:
+        acknowledged(error, message)
+        anchors[message.partition() or 0] = message.offset() or 0
+
+    for record in outgoing:
+        while True:
+            try:
+                producer.produce(
+                    record.topic,
+                    value=record.value,
+                    key=record.key,
+                    headers=list(record.headers),
+                    on_delivery=anchored if record.anchor else acknowledged,
+                    partition=_BY_KEY if record.partition is None else record.partition,
+                )
+                break
+            except BufferError:
+                producer.poll(0.05)
+    unanswered = producer.flush(_ANSWER_SECONDS)
+    if failures:
+        raise KafkaException(failures[0])
+    if unanswered:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return anchors

@@ -1,0 +1,247 @@
+"""`meterline doctor` says of each thing whether it works, and what to do where it does not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.checks import Finding, Mark, good
+from pipeline.commands.doctor import Check, run
+from pipeline.errors import Stop
+from schemas.topics import EVENTS, METERED, TALLY_STATE, with_shards
+from sinks.stripe.stand_in import StripeStandIn
+from streams.cluster import TopicState, topic_faults
+from streams.local_kafka import LocalKafka
+from streams.topics import create_topics
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = "from pipeline.cli import main; main()"
+DEFINITIONS = """\
+meters:
+  - {slug: tokens, event_type: llm, aggregation: sum, value: $.tokens, stripe: {event_name: t}}
+"""
+
+
+def meterline(command: str, **environment: str) -> tuple[int, str]:
+    """Runs a command to its end: exit code and output."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, command],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        timeout=120,
+    )
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stdout
+
+
+def lines(output: str, name: str) -> str:
+    """The lines about one thing, with their remedies."""
+    about, taken = "", False
+    for line in output.splitlines():
+        if line[:1] in tuple(Mark):
+            taken = line[2:].startswith(name)
+        about += f"{line}\n" if taken else ""
+    return about
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a deployment in which everything works."""
+    directory = tmp_path_factory.mktemp("doctor")
+    (directory / "meterline.yaml").write_text(DEFINITIONS)
+    with LocalKafka() as broker, StripeStandIn("rk_test_1") as stripe:
+        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        environment = {
+            "METERLINE_BOOTSTRAP_SERVERS": broker.address,
+            "METERLINE_CONFIG": str(directory / "meterline.yaml"),
+            "METERLINE_CLICKHOUSE_URL": f"chdb://{directory}/clickhouse",
+            "METERLINE_STRIPE_API_KEY": "rk_test_1",
+            "METERLINE_STRIPE_API_BASE": stripe.url,
+        }
+        assert meterline("migrate", **environment)[0] == 0
+        yield environment
+
+
+def test_where_everything_works_it_says_so_and_ends_with_0(up: dict[str, str]) -> None:
+    code, output = meterline("doctor", **up)
+    assert code == 0, output
+    assert Mark.BAD not in output
+    assert "Remedy" not in output
+    assert "1 broker, version 4" in lines(output, "Kafka")
+    assert "topics have the right partitions, retention and clean-up" in lines(output, "Kafka")
+    assert "transactions begin" in lines(output, "Kafka")
+    assert "its tables are those of this version" in lines(output, "ClickHouse")
+    assert "a stand-in takes the key" in lines(output, "Stripe")
+    assert "1 meters, 0 plans" in lines(output, "Definitions")
+    assert "Java 25" in lines(output, "Local Kafka")
+    assert "GiB for" in lines(output, "Disk")
+    assert output.splitlines()[-1] == "Everything that could be checked works."
+
+
+@pytest.mark.parametrize(
+    ("changed", "name", "said", "remedy"),
+    [
+        (
+            {"METERLINE_LINGER_MS": "soon", "METERLINE_SECURITY_PROTOCOL": "none"},
+            "Settings",
+            "METERLINE_SECURITY_PROTOCOL: Input should be",
+            "Correct these environment variables",
+        ),
+        ({"METERLINE_CONFIG": "/none.yaml"}, "Definitions", "There is no /none.yaml", "--config"),
+        (
+            {"METERLINE_BOOTSTRAP_SERVERS": "127.0.0.1:1"},
+            "Kafka",
+            "Kafka does not answer on 127.0.0.1:1",
+            "Check METERLINE_BOOTSTRAP_SERVERS",
+        ),
+        (
+            {"METERLINE_CLICKHOUSE_URL": "http://127.0.0.1:1/default"},
+            "ClickHouse",
+            "no ClickHouse answers there",
+            "Check METERLINE_CLICKHOUSE_URL",
+        ),
+        (
+            {"METERLINE_CLICKHOUSE_URL": "chdb:///none/at/all"},
+            "ClickHouse",
+            "/none/at/all holds no embedded ClickHouse yet",
+            "Run `meterline migrate`",
+        ),
+        (
+            {"METERLINE_STRIPE_API_KEY": ""},
+            "Stripe",
+            "key is missing",
+            "Set METERLINE_STRIPE_API_KEY",
+        ),
+        (
+            {"METERLINE_STRIPE_API_KEY": "rk_test_other"},
+            "Stripe",
+            "HTTP 401",
+            "Set METERLINE_STRIPE_API_KEY",
+        ),
+        (
+            {"METERLINE_STRIPE_API_BASE": "http://127.0.0.1:1"},
+            "Stripe",
+            "Stripe did not take",
+            "check the network",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_missing_thing_is_said_with_its_remedy_and_the_rest_is_checked_all_the_same(
+    changed: dict[str, str], name: str, said: str, remedy: str, up: dict[str, str]
+) -> None:
+    code, output = meterline("doctor", **{**up, **changed})
+    assert code == 1
+    about = lines(output, name)
+    assert about.startswith(Mark.BAD)
+    assert said in about
+    assert remedy in about.partition("Remedy: ")[2]
+    assert output.count(Mark.BAD) == 1
+    assert lines(output, "Local Kafka").startswith(Mark.GOOD)
+    assert output.splitlines()[-1] == "One thing has to be put right."
+
+
+def test_all_faults_of_the_definitions_are_shown(up: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "meterline.yaml"
+    file.write_text("meters: [{slug: a}]\nplans: 1\n")
+    code, output = meterline("doctor", **{**up, "METERLINE_CONFIG": str(file)})
+    assert code == 1
+    about = lines(output, "Definitions")
+    assert f"{file}:1: meter a: event_type is missing" in about
+    assert f"{file}:2: plans should be a list, not 1" in about
+
+
+def test_a_cluster_without_topics_and_an_embedded_clickhouse_in_use_are_said(
+    up: dict[str, str], kafka: str
+) -> None:
+    program = "import sys, chdb.session; s = chdb.session.Session(sys.argv[1]); print(); input()"
+    path = up["METERLINE_CLICKHOUSE_URL"].removeprefix("chdb://")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": kafka})
+        holder.communicate("\n")
+    assert code == 1
+    assert "missing" in lines(output, "Kafka")
+    assert "`meterline topics`" in lines(output, "Kafka")
+    assert f"in use by another process (PID: {holder.pid})" in lines(output, "ClickHouse")
+
+
+def test_a_topic_may_keep_more_than_the_catalogue_wants_but_never_less() -> None:
+    def faults(partitions: int = 16, **config: str) -> list[str]:
+        written = {name.replace("_", "."): value for name, value in config.items()}
+        topics = {METERED.name: TopicState(partitions, written), TALLY_STATE.name: _state}
+        return list(topic_faults(METERED, topics))
+
+    _state = TopicState(16, {"retention.ms": "604800000", "cleanup.policy": "delete"})
+    assert faults(cleanup_policy="delete", retention_ms="-1") == []
+    assert faults(retention_ms="604800000") == [
+        "retention.ms is 604800000, it should be 3456000000"
+    ]
+    assert faults(cleanup_policy="compact") == ["cleanup.policy is compact, it should be delete"]
+    assert faults(max_message_bytes="1048588") == [
+        "max.message.bytes is 1048588, it should be 16777216"
+    ]
+    topics = {METERED.name: TopicState(8, {}), TALLY_STATE.name: _state}
+    assert list(topic_faults(TALLY_STATE, topics)) == [
+        "it has 16 partitions, usage.metered has 8",
+        "retention.ms is 604800000, it should be -1",
+    ]
+    assert list(topic_faults(EVENTS, {EVENTS.name: TopicState(3, {})})) == []
+    assert list(topic_faults(EVENTS, {})) == ["it does not exist"]
+
+
+def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str]) -> None:
+    with LocalKafka() as broker:
+        address = {"bootstrap.servers": broker.address}
+        create_topics(address, with_shards(2), keep_for_ever=True)
+        code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": broker.address})
+    assert code == 0, output
+
+
+def test_a_check_that_hangs_or_fails_is_itself_a_finding_and_hides_no_other() -> None:
+    released = threading.Event()
+
+    def hangs() -> Iterator[Finding]:
+        yield good("first")
+        released.wait()
+
+    def refuses() -> Iterator[Finding]:
+        yield good("first")
+        raise Stop("It is closed.", remedy="Open it.")
+
+    def fails() -> Iterator[Finding]:
+        raise RuntimeError("with a secret")
+        yield good("never")
+
+    found = dict(
+        run(
+            [
+                Check("hangs", hangs),
+                Check("refuses", refuses),
+                Check("fails", fails),
+                Check("works", lambda: iter([good("fine")])),
+            ],
+            seconds_max=0.5,
+        )
+    )
+    released.set()
+    assert [finding.what for finding in found["hangs"]] == ["first", "no answer after 0.5 s"]
+    assert found["refuses"][1] == Finding(Mark.BAD, "It is closed.", "Open it.")
+    assert [finding.what for finding in found["fails"]] == [
+        "the check itself failed with RuntimeError"
+    ]
+    assert found["works"] == [good("fine")]

@@ -1,0 +1,111 @@
+"""What tests of Kafka loops share: topics of their own, loops in threads, and waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from pipeline.record import Record
+from streams.read import partition_count, read_to_end
+from streams.stage import group_of
+
+WAIT_SECONDS_MAX = 90.0
+
+
+class Loop(Protocol):
+    """A `Transactor` or a `Deliverer`."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+
+def create(address: str, partitions: int, *topics: str, **config: str) -> None:
+    """Create topics and wait until they have leaders."""
+    admin = AdminClient({"bootstrap.servers": address})
+    new = [NewTopic(topic, partitions, 1, config=dict(config)) for topic in topics]
+    for created in admin.create_topics(new).values():
+        created.result(WAIT_SECONDS_MAX)
+    wait_until(lambda: _led(admin, topics), f"{topics} have leaders")
+
+
+def _led(admin: AdminClient, topics: Iterable[str]) -> bool:
+    known = admin.list_topics(timeout=WAIT_SECONDS_MAX).topics
+    return all(
+        topic in known and all(p.leader >= 0 for p in known[topic].partitions.values())
+        for topic in topics
+    )
+
+
+def publish(address: str, topic: str, values: Iterable[tuple[int, bytes]]) -> None:
+    """Write (partition, value) records and wait for the broker."""
+    producer = Producer({"bootstrap.servers": address})
+    for partition, value in values:
+        producer.produce(topic, value, partition=partition)
+    assert producer.flush(WAIT_SECONDS_MAX) == 0
+
+
+def read(address: str, topic: str) -> list[Record]:
+    """All committed records, partition by partition."""
+    kafka = {"bootstrap.servers": address}
+    return [
+        record
+        for partition in range(partition_count(kafka, topic))
+        for record in read_to_end(kafka, topic, partition)
+    ]
+
+
+def committed(address: str, stage: str, topic: str) -> dict[int, tuple[int, str]]:
+    """(offset, metadata) that a stage's group has committed, also while others are undecided."""
+    kafka = {"bootstrap.servers": address}
+    consumer = Consumer(
+        kafka | {"group.id": group_of(stage), "isolation.level": "read_uncommitted"}
+    )
+    places = [TopicPartition(topic, number) for number in range(partition_count(kafka, topic))]
+    found = consumer.committed(places, timeout=WAIT_SECONDS_MAX)
+    consumer.close()
+    return {place.partition: (max(place.offset, 0), place.metadata or "") for place in found}
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
+    """Wait until `done` holds."""
+    give_up = time.monotonic() + WAIT_SECONDS_MAX
+    while not done():
+        assert time.monotonic() < give_up, f"waited in vain until {what}"
+        time.sleep(0.05)
+
+
+@contextmanager
+def running(loop: Loop, stop: threading.Event) -> Iterator[threading.Thread]:
+    """Runs a loop in a thread; what it raises is raised at the end of the block."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            loop.run()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join(WAIT_SECONDS_MAX)
+    assert not thread.is_alive()
+    if raised:
+        raise raised[0]
+
+
+def run_to_its_end(loop: Loop, stop: threading.Event) -> None:
+    """Run a loop that ends by itself, and raise what it raises."""
+    with running(loop, stop) as thread:
+        thread.join(WAIT_SECONDS_MAX)
+        assert not thread.is_alive(), "the loop goes on"

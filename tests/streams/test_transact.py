@@ -1,0 +1,299 @@
+"""The transactional shell on a real broker: all of a batch or nothing of it, whatever happens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import confluent_kafka
+import pytest
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from pipeline.errors import Stop
+from streams import session
+from streams.stage import group_of
+from streams.transact import Transactor
+from tests.streams import on_kafka
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, create, publish, running, wait_until
+from tests.streams.summing import Numbers, Summing
+
+
+def transactor(
+    kafka: str, stage: Summing, stop: threading.Event, instance: str = "a"
+) -> Transactor:
+    return Transactor(stage, {"bootstrap.servers": kafka}, instance=instance, stop=stop)
+
+
+def run_until_done(kafka: str, stage: Summing, numbers: Numbers) -> None:
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        wait_until(numbers.done, "all numbers are confirmed")
+
+
+def run_to_its_end(kafka: str, stage: Summing) -> None:
+    stop = threading.Event()
+    on_kafka.run_to_its_end(transactor(kafka, stage, stop), stop)
+
+
+class Faults:
+    """Raises once, at one step of one transaction, after calling `look`."""
+
+    def __init__(self) -> None:
+        self.at = ""
+        self.look: Callable[[], None] = lambda: None
+
+    def pass_by(self, step: str) -> None:
+        if step == self.at:
+            self.at = ""
+            self.look()
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"planted {step}"))
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """Faults of the shell's producer, none at first."""
+    planted = Faults()
+
+    class Faulty(confluent_kafka.Producer):
+        def begin_transaction(self) -> None:
+            planted.pass_by("before the transaction begins")
+            super().begin_transaction()
+            planted.pass_by("before the outputs")
+
+        def flush(self, *seconds: Any) -> int:
+            left = super().flush(*seconds)
+            planted.pass_by("before the offsets")
+            return left
+
+        def send_offsets_to_transaction(self, *offsets: Any) -> None:
+            super().send_offsets_to_transaction(*offsets)
+            planted.pass_by("before the commit")
+
+        def commit_transaction(self, *seconds: Any) -> None:
+            super().commit_transaction(*seconds)
+            planted.pass_by("after the commit")
+
+    monkeypatch.setattr(session, "Producer", Faulty)
+    return planted
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "before the transaction begins",
+        "before the outputs",
+        "before the offsets",
+        "before the commit",
+        "after the commit",
+    ],
+)
+def test_outputs_state_and_offsets_appear_together_or_not_at_all(
+    kafka: str, faults: Faults, step: str
+) -> None:
+    """Also after a commit whose answer was lost: it happened, and is not repeated."""
+    stage = Summing(f"together-{step.replace(' ', '-')}")
+    numbers = Numbers(kafka, stage)
+    stop = threading.Event()
+    seen: list[tuple[bool, list[list[tuple[list[int], int]]], list[int]]] = []
+    faults.look = lambda: seen.append((numbers.done(), numbers.written(), numbers.positions()))
+    with running(transactor(kafka, stage, stop), stop):
+        numbers.send(10)
+        wait_until(numbers.done, "the first numbers are confirmed")
+        before = numbers.written()
+        faults.at = step
+        numbers.send(10)
+        wait_until(lambda: bool(seen), "the fault has happened")
+        wait_until(numbers.done, "the session after the fault has caught up")
+    _, written, positions = seen[0]
+    if step == "after the commit":
+        assert written != before
+        assert [max(offsets[-1][0]) + 1 for offsets in written] == positions
+    else:
+        assert written == before
+        assert positions == [10, 10]
+    numbers.assert_exact()
+
+
+def test_a_step_that_fails_ends_the_process_and_leaves_nothing_behind(kafka: str) -> None:
+    def fail(_: object) -> None:
+        raise ArithmeticError("planted")
+
+    numbers = Numbers(kafka, stage := Summing("failing"))
+    numbers.send(5)
+    with pytest.raises(ArithmeticError):
+        run_to_its_end(kafka, Summing("failing", before_step=fail))
+    assert numbers.written() == [[], []]
+    assert numbers.positions() == [0, 0]
+    run_until_done(kafka, stage, numbers)
+    numbers.assert_exact()
+
+
+def test_a_process_that_joins_and_leaves_takes_shards_along(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have worked, nothing is lost or doubled, and the shards come back."""
+    monkeypatch.setattr("streams.stage.SESSION_TIMEOUT_MS", 1_000)
+    stages = {name: Summing("joining") for name in "ab"}
+    numbers = Numbers(kafka, stages["a"], partitions=4)
+    stops = {name: threading.Event() for name in "ab"}
+    with running(transactor(kafka, stages["a"], stops["a"], "a"), stops["a"]):
+        numbers.send(5)
+        wait_until(numbers.done, "one process has confirmed all")
+        with running(transactor(kafka, stages["b"], stops["b"], "b"), stops["b"]):
+            while len(stages["b"].restored) < 2:
+                numbers.send(1)
+            numbers.send(20)
+            wait_until(numbers.done, "both have confirmed all")
+        numbers.send(20)
+        wait_until(numbers.done, "the one that is left has confirmed all")
+    # Each share was restored once by whom it came to; what stayed with its owner was not.
+    assert [p for p, _ in stages["b"].restored] == [2, 3]
+    assert [p for p, _ in stages["a"].restored] == [0, 1, 2, 3, 2, 3]
+    numbers.assert_exact()
+
+
+def test_a_takeover_waits_until_the_former_owner_s_transaction_is_decided(kafka: str) -> None:
+    stage = Summing("undecided", has_state=False)
+    numbers = Numbers(kafka, stage, partitions=1)
+    numbers.send(10)
+    former = confluent_kafka.Producer({"bootstrap.servers": kafka, "transactional.id": "former"})
+    former.init_transactions(WAIT_SECONDS_MAX)
+    former.begin_transaction()
+    nobody = Consumer({"bootstrap.servers": kafka, "group.id": group_of(stage.name)})
+    former.send_offsets_to_transaction(
+        [TopicPartition(stage.input_topic, 0, 4)],
+        nobody.consumer_group_metadata(),
+        WAIT_SECONDS_MAX,
+    )
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop) as thread:
+        thread.join(3)
+        assert numbers.written() == [[]]
+        former.commit_transaction(WAIT_SECONDS_MAX)
+        wait_until(numbers.done, "the rest is confirmed")
+    assert [offset for offsets, _ in numbers.written()[0] for offset in offsets] == [
+        4,
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
+
+
+def test_a_restart_restores_from_the_anchor_that_was_committed_with_the_offsets(
+    kafka: str,
+) -> None:
+    stage = Summing("anchored", snapshot_every=4)
+    numbers = Numbers(kafka, stage, partitions=1)
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        for _ in range(10):
+            numbers.send(1)
+            wait_until(numbers.done, "the number is confirmed")
+    _, metadata = committed(kafka, stage.name, stage.input_topic)[0]
+    again = Summing("anchored", snapshot_every=4)
+    numbers.send(1)
+    run_until_done(kafka, again, numbers)
+    numbers.assert_exact()
+    (_, offsets), *_ = again.restored
+    assert offsets[0] == int(metadata) > 0
+    # The second snapshot and the two segments after it; each transaction leaves a marker as well.
+    assert len(offsets) == 3
+    # Without a new snapshot the old anchor holds on.
+    assert committed(kafka, stage.name, stage.input_topic)[0] == (11, metadata)
+
+
+def test_records_that_retention_took_before_they_were_read_stop_the_stage(kafka: str) -> None:
+    numbers = Numbers(kafka, stage := Summing("overrun"), partitions=1)
+    numbers.send(5)
+    run_until_done(kafka, stage, numbers)
+    numbers.send(10)
+    delete_before(kafka, stage.input_topic, 9)
+    with pytest.raises(Stop, match="deleted by retention") as stop:
+        run_to_its_end(kafka, stage)
+    assert "lengthen the retention" in stop.value.remedy
+    assert numbers.positions() == [5]
+
+
+def test_state_that_was_cut_off_in_front_stops_the_stage(kafka: str) -> None:
+    """What is left of a changelog is a state as well, but a wrong one."""
+    stage = Summing("beheaded")
+    numbers = Numbers(kafka, stage, partitions=1)
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        for _ in range(3):
+            numbers.send(1)
+            wait_until(numbers.done, "the number is confirmed")
+    assert stage.state_topic is not None
+    delete_before(kafka, stage.state_topic, 2)
+    numbers.send(1)
+    with pytest.raises(Stop, match="deleted by retention"):
+        run_to_its_end(kafka, stage)
+    assert numbers.positions() == [3]
+
+
+def test_state_that_ends_before_its_offsets_stops_the_stage(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STATE_SECONDS", 0.5)
+    numbers = Numbers(kafka, stage := Summing("stateless", has_state=False), partitions=1)
+    create(kafka, 1, "stateless.state")
+    numbers.send(5)
+    run_until_done(kafka, stage, numbers)
+    numbers.send(5)
+    with pytest.raises(Stop, match=r"ends at None, but its offsets are committed up to 5"):
+        run_to_its_end(kafka, Summing("stateless"))
+
+
+def delete_before(kafka: str, topic: str, offset: int) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for deleted in admin.delete_records([TopicPartition(topic, 0, offset)]).values():
+        deleted.result(WAIT_SECONDS_MAX)
+
+
+@pytest.mark.parametrize("missing", ["in", "state", "out"])
+def test_a_missing_topic_stops_the_stage_with_how_to_create_it(kafka: str, missing: str) -> None:
+    name = f"missing-{missing}"
+    there = {"in", "state", "out"} - {missing}
+    create(kafka, 1, *(f"{name}.{role}" for role in there))
+    if missing != "in":
+        publish(kafka, f"{name}.in", [(0, b"1")])
+    with pytest.raises(Stop, match="A topic of the catalogue does not exist") as stop:
+        run_to_its_end(kafka, Summing(name))
+    assert "meterline topics" in stop.value.remedy
+
+
+def test_state_that_is_not_co_partitioned_stops_the_stage(kafka: str) -> None:
+    create(kafka, 2, "uneven.in", "uneven.out")
+    create(kafka, 3, "uneven.state")
+    with pytest.raises(Stop, match=r"uneven\.in has 2 partitions, but uneven\.state has 3"):
+        run_to_its_end(kafka, Summing("uneven"))
+
+
+def test_an_output_larger_than_its_topic_takes_stops_the_stage(kafka: str) -> None:
+    stage = Summing("large", has_state=False)
+    create(kafka, 1, stage.input_topic)
+    create(kafka, 1, stage.output_topic, **{"max.message.bytes": "100"})
+    publish(kafka, stage.input_topic, [(0, b"1")] * 50)
+    with pytest.raises(Stop, match="larger than its topic accepts"):
+        run_to_its_end(kafka, stage)
+
+
+def test_of_two_processes_with_the_same_name_one_stops_and_says_so(kafka: str) -> None:
+    numbers = Numbers(kafka, Summing("twins"))
+    stop = threading.Event()
+    twins = [transactor(kafka, Summing("twins"), stop) for _ in range(2)]
+    with pytest.raises(Stop, match="Another process runs as the same instance"):  # noqa: SIM117
+        with running(twins[0], stop) as first:
+            numbers.send(5)
+            wait_until(numbers.done, "the first has confirmed all")
+            with running(twins[1], stop) as second:
+                numbers.send(5)
+                wait_until(
+                    lambda: first.is_alive() != second.is_alive() and numbers.done(),
+                    "one has stopped and the other has confirmed all",
+                )
+    numbers.assert_exact()
