@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pipeline.errors import MeterlineError
+from pipeline.errors import MeterlineError, Retry
 
 #: Name and summary; the command is the function of that name in `pipeline.commands.<name>`.
 COMMANDS = {
@@ -49,11 +49,15 @@ for _name, _summary in COMMANDS.items():
 
 
 def main() -> None:
-    """Runs the command line; what Meterline raises on purpose ends it with 2 and the remedy."""
+    """Runs the command line; what Meterline raises on purpose ends it with the remedy.
+
+    The exit code is 2 where a person is asked, and 75 (EX_TEMPFAIL of sysexits.h) where trying
+    again later may help.
+    """
     try:
         app(prog_name="meterline")
     except MeterlineError as error:
         console = Console(stderr=True, soft_wrap=True)
         console.print(Text(error.message, style="red"))
         console.print(Text.assemble(("Remedy: ", "bold"), error.remedy))
-        sys.exit(2)
+        sys.exit(75 if isinstance(error, Retry) else 2)

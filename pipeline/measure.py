@@ -42,13 +42,11 @@ class Reading:
         return tuple({_json.encode(step): None for step in steps if isinstance(step, str)})
 
     @cached_property
-    def value_getters(self) -> tuple[Callable[[Any], Any], ...]:
-        """One getter a value path."""
-        return tuple(_getter(path) for path in self.values)
+    def _values(self) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+        return tuple((path, _getter(path)) for path in self.values)
 
     @cached_property
-    def dimension_getters(self) -> tuple[Callable[[Any], Any], ...]:
-        """One getter a dimension path."""
+    def _dimensions(self) -> tuple[Callable[[Any], Any], ...]:
         return tuple(_getter(path) for path in self.dimensions)
 
     def quantities(self, data: Any) -> list[int | Decimal]:
@@ -57,19 +55,22 @@ class Reading:
         Raises:
             Reject: where one is missing or no quantity; an event counts in all its meters or none.
         """
-        return [
-            number if type(number) is int and -_SMALL < number < _SMALL else _quantity(number, path)
-            for number, path in zip(
-                [get(data) for get in self.value_getters], self.values, strict=True
-            )
-        ]
+        # Plain loops here and below: comprehensions and zip cost more than the few paths.
+        quantities = []
+        for path, get in self._values:
+            number = get(data)
+            if type(number) is not int or not -_SMALL < number < _SMALL:
+                number = _quantity(number, path)
+            quantities.append(number)
+        return quantities
 
     def texts(self, data: Any) -> list[str]:
         """The text at each dimension path; a missing field is the empty string."""
-        return [
-            text if type(text) is str else _text(text)
-            for text in [get(data) for get in self.dimension_getters]
-        ]
+        texts = []
+        for get in self._dimensions:
+            text = get(data)
+            texts.append(text if type(text) is str else _text(text))
+        return texts
 
 
 def readings(definitions: Definitions) -> dict[str, Reading]:

@@ -40,6 +40,8 @@ class Shard:
     next_offset: int = 0
     #: The newest arrival seen, in milliseconds since 1970.
     watermark_ms: int = 0
+    #: What reading the changelog after the last snapshot takes, in identities.
+    since_snapshot: int = 0
     documents: dict[str, Definitions] = field(default_factory=dict)
     current: str | None = None
     ids: IdTable = field(default_factory=IdTable)
@@ -117,6 +119,7 @@ def restore(frames: Iterable[Frame]) -> Shard:
             shard = Shard()
         shard.next_offset = header["next_offset"]
         shard.watermark_ms = header["watermark_ms"]
+        shard.since_snapshot = header["since_snapshot"]
         shard.current = header["current"]
         for version, document in header["definitions"].items():
             shard.documents[version] = Definitions.model_validate(document)
@@ -140,6 +143,7 @@ def _seal(
     header = {
         "next_offset": shard.next_offset,
         "watermark_ms": shard.watermark_ms,
+        "since_snapshot": shard.since_snapshot,
         "current": shard.current,
         "definitions": {
             version: shard.documents[version].model_dump(mode="json") for version in documents

@@ -19,6 +19,9 @@ _EXACT = Context(prec=400)
 #: Longer literals, or exponents beyond this, are refused before any arithmetic touches them.
 _LITERAL_LENGTH_MAX = 200
 
+#: Numbers beyond 10^±100 keep their exponent, or a few bytes could become gigabytes.
+_PLAIN_EXPONENT_MAX = 100
+
 
 def nanos(quantity: Decimal) -> int:
     """`quantity` as an integer of 10^-9 units.
@@ -70,7 +73,7 @@ def exact_number(literal: str) -> Decimal | int:
         number = Decimal(literal)
     except InvalidOperation:
         raise ValueError("a number's exponent is out of all bounds") from None
-    if len(literal) > _LITERAL_LENGTH_MAX or abs(number.adjusted()) > DIGITS:
+    if len(literal) > _LITERAL_LENGTH_MAX or abs(number.adjusted()) > _PLAIN_EXPONENT_MAX:
         return number
     if number == number.to_integral_value(context=_EXACT):
         return int(number)

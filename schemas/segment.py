@@ -1,6 +1,7 @@
 """A segment of tally's changelog: what one transaction changed in one shard.
 
 Header: `next_offset` (the shard offset to go on from), `watermark_ms` (the newest arrival seen),
+`since_snapshot` (what reading the changelog after the last snapshot takes, in identities),
 `definitions` (documents that became known, by version), `current` (the version that holds now),
 `reset` (true on the first segment of a snapshot: what came before is void).
 """

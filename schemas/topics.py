@@ -127,9 +127,9 @@ CATALOGUE = (
 )
 
 
-def with_shards(shards: int) -> tuple[Topic, ...]:
-    """The catalogue for a deployment of another size; decided once, before the first event."""
+def sized(*, shards: int, event_partitions: int) -> tuple[Topic, ...]:
+    """The catalogue for a deployment of another size; the shards are decided once for ever."""
     return tuple(
-        replace(topic, partitions=shards) if topic.partitions == SHARDS else topic
+        replace(topic, partitions=event_partitions if topic is EVENTS else shards)
         for topic in CATALOGUE
     )

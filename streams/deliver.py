@@ -27,7 +27,7 @@ from pipeline.record import Attempt, Record, Sink
 from streams.failures import stop_if_hopeless
 from streams.read import record_of
 from streams.stage import member_of, membership
-from streams.write import write
+from streams.write import WRITER, write
 
 log = structlog.get_logger()
 
@@ -232,6 +232,7 @@ class Deliverer:
         )
         producer = Producer(
             self._kafka
+            | WRITER
             | {
                 "client.id": member_of(self._name, self._instance),
                 "enable.idempotence": True,

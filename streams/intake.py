@@ -10,7 +10,7 @@ from schemas import topics
 from schemas.definitions import Definitions
 
 #: Records decoded at a time: their objects still lie in the cache when they become columns.
-_CHUNK = 2_000
+_CHUNK = 10000
 
 
 class IntakeStage:

@@ -38,6 +38,8 @@ exec 3<&0
 exec "$@" 3<&- </dev/null
 """
 
+_REVIVALS_MAX = 5
+
 
 class LocalKafka:
     """One broker on 127.0.0.1 with its records in `directory`.
@@ -122,13 +124,20 @@ class LocalKafka:
         return self.address
 
     def revive(self) -> None:
-        """Starts the broker again, with the same records, if it died.
+        """Starts the broker again, with the same records, if it died; also if it dies meanwhile.
 
         Raises:
-            Stop: like `start`.
+            Stop: like `start`, when it did not come back in a few attempts.
         """
-        if self._broker is not None:
-            self.start()
+        for attempts_left in reversed(range(_REVIVALS_MAX)):
+            if self._broker is not None and self._broker.poll() is None:
+                return
+            self.kill()
+            try:
+                self.start()
+            except Stop:
+                if not attempts_left:
+                    raise
 
     def wait(self) -> None:
         """Blocks for as long as the broker runs.

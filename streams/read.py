@@ -7,6 +7,7 @@ from typing import Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from pipeline.errors import Retry
 from pipeline.record import Record
 
 _ANSWER_SECONDS = 30.0
@@ -56,13 +57,22 @@ def read_to_end(
 
 
 def partition_count(kafka: Mapping[str, str], topic: str) -> int:
-    """How many partitions a topic has; 0 if it does not exist."""
+    """How many partitions a topic has; 0 if it does not exist.
+
+    Raises:
+        Retry: Kafka does not answer.
+    """
     consumer = reader(kafka)
     try:
         metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
-        return len(metadata.topics[topic].partitions)
+    except KafkaException as error:
+        raise Retry(
+            f"Kafka does not answer: {error.args[0].str()}.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.",
+        ) from error
     finally:
         consumer.close()
+    return len(metadata.topics[topic].partitions)
 
 
 def reader(
@@ -75,6 +85,8 @@ def reader(
     return Consumer(
         dict(kafka)
         | {
+            # Below "critical" the client tells of every attempt; what matters is raised.
+            "log_level": 2,
             "group.id": "meterline.reader",
             "enable.auto.commit": False,
             "enable.partition.eof": True,

@@ -27,7 +27,7 @@ from pipeline.errors import Stop
 from pipeline.record import Outgoing, Record
 from streams.read import read_to_end, record_of
 from streams.stage import Stage, member_of, membership
-from streams.write import write
+from streams.write import WRITER, write
 
 #: An unfinished transaction holds back every read_committed reader for at most this long.
 TRANSACTION_TIMEOUT_MS = 10_000
@@ -58,15 +58,12 @@ class Session:
         )
         self._producer = Producer(
             self._kafka
+            | WRITER
             | {
                 "transactional.id": member,
                 "client.id": member,
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-                "compression.type": "lz4",
                 "linger.ms": 0,
-                "message.max.bytes": 16 * 1024 * 1024,
-                # A customer's alerts lie where clients in Java look for them.
-                "partitioner": "murmur2_random",
                 # From 100 ms: what a commit waits when its coordinator is not ready yet.
                 "retry.backoff.ms": 5,
             }
@@ -156,9 +153,10 @@ class Session:
         """Give up what is unfinished and leave."""
         with contextlib.suppress(KafkaException):
             self._producer.abort_transaction(_ANSWER_SECONDS)
-        # What could not be aborted in time must not be sent later.
-        self._producer.purge()
-        self._producer.poll(0)
+        with contextlib.suppress(KafkaException):
+            # What could not be aborted in time must not be sent later.
+            self._producer.purge()
+            self._producer.poll(0)
         self._forget(set(self._counted))
         with contextlib.suppress(KafkaException, RuntimeError):
             self._consumer.close()

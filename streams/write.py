@@ -8,6 +8,16 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.record import Outgoing
 
+#: What producers of both loops have in common.
+WRITER: dict[str, str | int] = {
+    "compression.type": "lz4",
+    "message.max.bytes": 16 * 1024 * 1024,
+    # A customer's records lie where clients in Java look for them.
+    "partitioner": "murmur2_random",
+    # From 30 s: how long a topic that does not exist may still be about to come.
+    "topic.metadata.propagation.max.ms": 5_000,
+}
+
 #: Lets the producer choose the partition, by the record's key.
 _BY_KEY = -1
 

@@ -7,7 +7,7 @@ import re
 from calendar import timegm
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Context, Decimal, InvalidOperation
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from functools import cache
 from itertools import accumulate
 from typing import Any
@@ -18,7 +18,7 @@ LAST_NS = 2**63 // DAY_NS * DAY_NS
 
 JSON = "application/json"
 #: Far more digits than any sum has, so that nothing is ever rounded.
-EXACT = Context(prec=1_000)
+EXACT = Context(prec=1_000, Emin=MIN_EMIN, Emax=MAX_EMAX)
 
 Row = dict[str, Any]
 

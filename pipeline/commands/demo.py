@@ -37,7 +37,7 @@ from streams.topics import create_topics
 STAGES = ("intake", "tally", "clickhouse", "bill", "stripe", "watch")
 
 #: One shard and one partition: the order of a file is the order of the log, for all customers.
-_SHARDS = 1
+_TOPICS = topics.sized(shards=1, event_partitions=1)
 
 _STRIPE_KEY = "rk_live_stand_in"
 
@@ -138,7 +138,7 @@ def _play(
             stripe_api_base=stripe.url,
         )
         environment = _environment(settings)
-        create_topics(settings.kafka(), topics.with_shards(_SHARDS), keep_for_ever=True)
+        create_topics(settings.kafka(), _TOPICS, keep_for_ever=True)
         _migrate(environment)
         console.print(f"Kafka answers on {address}; starting {', '.join(STAGES)}.")
         with (

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from confluent_kafka import KafkaException
 from rich.progress import Progress, TaskID
 
 from pipeline.commands.supervise import Supervisor
-from pipeline.errors import Stop
+from pipeline.errors import Retry, Stop
 from pipeline.ingest_file import Line
 from schemas import topics
 from streams.backlog import backlog
@@ -33,6 +34,9 @@ _READS = {
 }
 
 _STALLED_SECONDS = 120.0
+
+#: More than nothing: a backlog that could not be asked for.
+_UNKNOWN = 1
 
 
 class PlayClock:
@@ -70,7 +74,7 @@ class Play:
     def send(self, lines: Iterable[Line], count: int) -> None:
         """Publish every line as it stands."""
         task = self._progress.add_task("sent to usage.events", total=count)
-        with Producer(self._kafka["bootstrap.servers"]) as producer:
+        with Producer(self._kafka["bootstrap.servers"], kafka={"log_level": "2"}) as producer:
             for number, line in enumerate(lines):
                 producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
                 if number % 500 == 0:
@@ -95,13 +99,19 @@ class Play:
         task = self._progress.add_task("billed, delivered, stored", total=len(_READS))
         for number, (stage, reads) in enumerate(_READS.items()):
             moved_at, before = time.monotonic(), -1
-            while left := backlog(self._kafka, stage, reads):
+            while left := self._backlog(stage, reads):
                 self._look_after(task, number)
                 if left != before:
                     moved_at, before = time.monotonic(), left
                 self._require_progress(moved_at, f"{stage} has {left} records to go")
                 time.sleep(0.2)
         self._look_after(task, len(_READS))
+
+    def _backlog(self, stage: str, reads: Sequence[str]) -> int:
+        try:
+            return backlog(self._kafka, stage, reads)
+        except (KafkaException, Retry):
+            return _UNKNOWN  # the broker is away, and will be looked after
 
     def _look_after(self, task: TaskID, done: int) -> None:
         self._progress.update(task, completed=done)

@@ -46,10 +46,9 @@ TotalKey = tuple[str, str, int, str]
 
 
 class Total(NamedTuple):
-    """A published total; value and usage as plain decimal strings."""
+    """A published total; its value as a plain decimal string."""
 
     value: str
-    usage: str
     events: int
     as_of_ms: int
 
@@ -73,6 +72,8 @@ class Outcome:
     statuses: list[str] = field(default_factory=list)
     late_for: set[tuple[int, str]] = field(default_factory=set)
     totals: dict[TotalKey, Total] = field(default_factory=dict)
+    #: Over all groups, as plain decimal strings.
+    usage: dict[UsageKey, str] = field(default_factory=dict)
     alerts: list[Crossing] = field(default_factory=list)
 
 
@@ -143,11 +144,9 @@ def expect(log: list[tuple[Usage, Document]]) -> Outcome:
     kinds = {m["slug"]: m["aggregation"] for _, document in log for m in document["meters"]}
     for (customer, slug, start_ms, group), total in counted.items():
         outcome.totals[customer, slug, start_ms, group] = Total(
-            plain(total.value(kinds[slug])),
-            plain(usage[customer, slug, start_ms].value(kinds[slug])),
-            len(total.entries),
-            total.as_of_ms,
+            plain(total.value(kinds[slug])), len(total.entries), total.as_of_ms
         )
+    outcome.usage = {key: plain(total.value(kinds[key[1]])) for key, total in usage.items()}
     return outcome
 
 
@@ -170,11 +169,16 @@ def period_ms(event: Usage, meter: Document) -> tuple[int, int]:
     else:
         start = day.replace(day=1)
         end = (start + timedelta(days=31)).replace(day=1)
-    return ((start - EPOCH) // timedelta(milliseconds=1), (end - EPOCH) // timedelta(milliseconds=1))
+    return (
+        (start - EPOCH) // timedelta(milliseconds=1),
+        (end - EPOCH) // timedelta(milliseconds=1),
+    )
 
 
 def value_of(event: Usage, meter: Document) -> Decimal:
-    return Decimal(1) if meter["aggregation"] == "count" else Decimal(event.data[meter["value"][2:]])
+    return (
+        Decimal(1) if meter["aggregation"] == "count" else Decimal(event.data[meter["value"][2:]])
+    )
 
 
 def group_of(event: Usage, meter: Document) -> str:

@@ -200,7 +200,7 @@ def test_every_naughty_string_is_a_name_and_a_dimension_like_any_other() -> None
 def test_every_naughty_string_in_binary_mode_says_the_same_as_in_structured_mode() -> None:
     for text in json.loads((DATA / "blns.json").read_text(encoding="utf-8")):
         if text:
-            attributes = {name: text for name in ("id", "source", "subject")}
+            attributes = dict.fromkeys(("id", "source", "subject"), text)
             structured = record(event(**attributes), 0)
             headers = binary(b'{"n": 1, "model": "m"}', **attributes)
             packs, rejected = settle([structured, record(headers.value, 1, headers.headers)])

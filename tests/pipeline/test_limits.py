@@ -78,7 +78,9 @@ def test_a_threshold_is_reached_not_passed() -> None:
     assert walk(watched(["50%"]), [49]) == []
 
 
-@pytest.mark.parametrize(("limit", "percent", "least"), [("0.000000001", "50%", 1), (3, "33.3%", 0)])
+@pytest.mark.parametrize(
+    ("limit", "percent", "least"), [("0.000000001", "50%", 1), (3, "33.3%", 0)]
+)
 def test_a_percentage_is_rounded_up_so_that_nothing_fires_before_its_time(
     limit: Any, percent: str, least: int
 ) -> None:

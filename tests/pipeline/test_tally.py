@@ -145,7 +145,9 @@ class Play:
                 start_ms = (row["period_start"] - EPOCH) // timedelta(milliseconds=1)
                 key = row["customer"], row["meter"], start_ms, row["group"]
                 as_of_ms = (row["as_of"] - EPOCH) // timedelta(milliseconds=1)
-                found.totals[key] = Total(row["value"], row["usage"], row["events"], as_of_ms)
+                found.totals[key] = Total(row["value"], row["events"], as_of_ms)
+                # A group that has not changed keeps an older usage; the newest version holds.
+                found.usage[key[:3]] = row["usage"]
         for each in self.outgoing:
             if each.topic == topics.ALERTS.name:
                 alert = Alert.model_validate_json(each.value or b"")
@@ -286,6 +288,7 @@ def test_dropping_the_memory_at_any_point_changes_nothing(
     with pytest.MonkeyPatch.context() as small:
         # Snapshots every few events, in frames of two rows.
         small.setattr(tally_module, "_SNAPSHOT_IDS", data.draw(st.integers(1, 10)))
+        small.setattr(tally_module, "_SEGMENT_IDS", data.draw(st.integers(0, 1)))
         small.setattr(shard_module, "_ROWS_MAX", data.draw(st.sampled_from([1, 2, 100])))
         small.setattr(shard_module, "_TEXT_MAX", data.draw(st.sampled_from([1, 20, 10_000])))
         found = count_all([(BEFORE, events)], data, crash=True)
@@ -402,7 +405,8 @@ def test_the_next_period_fires_anew() -> None:
 
 def test_a_meter_counts_from_the_first_pack_that_knows_it() -> None:
     played = Play()
-    before, after = intake(limited()), intake({**limited(), "meters": [METERS[0], ADDED]})
+    document = limited()
+    before, after = intake(document), intake({**document, "meters": [*document["meters"], ADDED]})
     events = arriving([used("1"), used("2"), used("3")])
     played.append([*before.announce(), *before.step(events[:1]), *after.announce()])
     # A pack that another instance of intake had cut before it was told.
@@ -555,14 +559,31 @@ def test_nothing_counted_is_nothing_written_but_decisions_and_state() -> None:
     assert len(played.frames(topics.DECISIONS.name)) == 2
 
 
-def test_a_restore_begins_at_the_last_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("restored", [False, True])
+def test_snapshots_come_as_often_as_the_shard_doubles(
+    restored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 10)
-    played, _ = play([used(f"{n}") for n in range(100)], steps=[1] * 99)
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    played = Play()
+    cutter = intake(limited())
+    played.append(cutter.announce())
+    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(100)]):
+        played.append(cutter.step([record]))
+        played.step(len(played.log) - played.counted)
+        if restored:
+            played.drop_memory()
     anchors = [each for each in played.changelog if each.anchor]
-    # Rare enough that snapshots cost no more than segments: each comes after as many identities
-    # as the shard holds.
+    # Each costs no more than what was written since the one before.
     assert [len(restore([frame_of(each)]).ids) for each in anchors] == [10, 20, 40, 80]
     assert [frame_of(each).header["reset"] for each in anchors] == [True] * 4
+
+
+def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 1_000)
+    played, found = play([used("1")] * 20, steps=[1] * 19)
+    assert found.statuses == ["accepted", *["duplicate"] * 19]
+    assert sum(each.anchor for each in played.changelog) == 4
 
 
 def test_a_pack_cut_by_definitions_that_were_never_announced_stops_the_shard() -> None:

@@ -286,7 +286,8 @@ def test_of_two_processes_with_the_same_name_one_stops_and_says_so(kafka: str) -
     numbers = Numbers(kafka, Summing("twins"))
     stop = threading.Event()
     twins = [transactor(kafka, Summing("twins"), stop) for _ in range(2)]
-    with pytest.raises(Stop, match="Another process runs as the same instance"):  # noqa: SIM117
+
+    def run_both() -> None:
         with running(twins[0], stop) as first:
             numbers.send(5)
             wait_until(numbers.done, "the first has confirmed all")
@@ -296,4 +297,7 @@ def test_of_two_processes_with_the_same_name_one_stops_and_says_so(kafka: str) -
                     lambda: first.is_alive() != second.is_alive() and numbers.done(),
                     "one has stopped and the other has confirmed all",
                 )
+
+    with pytest.raises(Stop, match="Another process runs as the same instance"):
+        run_both()
     numbers.assert_exact()

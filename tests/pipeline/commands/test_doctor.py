@@ -14,7 +14,7 @@ import pytest
 from pipeline.commands.checks import Finding, Mark, good
 from pipeline.commands.doctor import Check, run
 from pipeline.errors import Stop
-from schemas.topics import EVENTS, METERED, TALLY_STATE, with_shards
+from schemas.topics import EVENTS, METERED, TALLY_STATE, sized
 from sinks.stripe.stand_in import StripeStandIn
 from streams.cluster import TopicState, topic_faults
 from streams.local_kafka import LocalKafka
@@ -207,7 +207,9 @@ def test_a_topic_may_keep_more_than_the_catalogue_wants_but_never_less() -> None
 def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str]) -> None:
     with LocalKafka() as broker:
         address = {"bootstrap.servers": broker.address}
-        create_topics(address, with_shards(2), keep_for_ever=True)
+        create_topics(
+            address, sized(shards=2, event_partitions=EVENTS.partitions), keep_for_ever=True
+        )
         code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": broker.address})
     assert code == 0, output
 

@@ -1,0 +1,172 @@
+"""intake or tally as a process that a test may kill, pause and restart, and that harms itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import confluent_kafka
+import structlog
+from confluent_kafka import TopicPartition
+
+import streams.stage
+from pipeline.errors import Stop
+from pipeline.record import Record
+from schemas import topics
+from schemas.definitions import Definitions
+from streams import session
+from streams.intake import IntakeStage
+from streams.stage import Stage
+from streams.tally import TallyStage
+from streams.transact import Transactor
+from streams.write import write
+
+#: How a stage ends that asks for a person.
+STOPPED = 2
+
+#: Processes are forked from one that has imported everything, so that a restart takes no second.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload([__name__])
+
+#: The steps of a transaction, by what comes next.
+STEPS = ("begin", "outputs", "offsets", "commit", "next batch")
+
+
+@dataclass(frozen=True)
+class Life:
+    """How one process of a stage lives; `batch_max` is in records."""
+
+    stage: str
+    address: str
+    definitions: Definitions
+    instance: str = "a"
+    shards: int = 4
+    batch_max: int = 10_000
+    session_timeout_ms: int = 1_000
+    transaction_timeout_ms: int = 2_000
+    #: Kill itself before a step, at the given rate.
+    deaths_per_step: float = 0
+    seed: str = ""
+    #: Pause itself (SIGSTOP) before this step of the third transaction.
+    pause_before: str = ""
+    #: A known mistake, one of `BUGS`.
+    bug: str = ""
+
+    def start(self) -> multiprocessing.process.BaseProcess:
+        """Begin this life."""
+        process = _PROCESSES.Process(target=_live, args=(self,), daemon=True)
+        process.start()
+        return process
+
+    def again(self, number: int, deaths_per_step: float) -> Life:
+        """The next life of the same process."""
+        return replace(
+            self, seed=f"{self.seed}.{number}", pause_before="", deaths_per_step=deaths_per_step
+        )
+
+
+def _live(life: Life) -> None:
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
+    streams.stage.SESSION_TIMEOUT_MS = life.session_timeout_ms
+    session.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
+    vars(session)["Producer"] = _harming_itself(life)
+    if life.bug:
+        BUGS[life.bug](life)
+    stage: Stage = (
+        IntakeStage(life.definitions, life.shards) if life.stage == "intake" else TallyStage()
+    )
+    kafka = {"bootstrap.servers": life.address, "log_level": "0"}
+    transactor = Transactor(
+        stage, kafka, instance=life.instance, stop=stop, linger_ms=5, batch_max=life.batch_max
+    )
+    try:
+        transactor.run()
+    except Stop as reason:
+        print(f"{life.stage} {life.instance}: {reason}", flush=True)
+        os._exit(STOPPED)
+
+
+def _harming_itself(life: Life) -> type[confluent_kafka.Producer]:
+    rng = random.Random(life.seed)
+    transactions = 0
+
+    def before(step: str) -> None:
+        if rng.random() < life.deaths_per_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step == life.pause_before and transactions == 3:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    class Harmed(confluent_kafka.Producer):
+        def begin_transaction(self) -> None:
+            nonlocal transactions
+            transactions += 1
+            before("begin")
+            super().begin_transaction()
+            before("outputs")
+
+        def flush(self, *arguments: Any) -> int:
+            left = super().flush(*arguments)
+            before("offsets")
+            return left
+
+        def send_offsets_to_transaction(self, *arguments: Any) -> None:
+            super().send_offsets_to_transaction(*arguments)
+            before("commit")
+
+        def commit_transaction(self, *arguments: Any) -> None:
+            super().commit_transaction(*arguments)
+            before("next batch")
+
+    return Harmed
+
+
+def _commit_offsets_first(_: Life) -> None:
+    def transact(self: Any, outgoing: Any) -> None:
+        offsets = [
+            TopicPartition(self._stage.input_topic, partition, self._positions[partition])
+            for partition in {record.partition for record in self.batch}
+        ]
+        self._consumer.commit(offsets=offsets, asynchronous=False)
+        self._producer.begin_transaction()
+        write(self._producer, outgoing)
+        self._producer.commit_transaction()
+        self.batch.clear()
+
+    session.Session.transact = transact  # type: ignore[method-assign]
+
+
+def _forget_ids(_: Life) -> None:
+    """A restore that reads no more than where to go on."""
+    restore = TallyStage.restore
+
+    def last_segment(self: TallyStage, partition: int, changelog: Any) -> int | None:
+        segments: list[Record] = list(changelog)
+        return restore(self, partition, iter(segments[-1:]))
+
+    TallyStage.restore = last_segment  # type: ignore[method-assign]
+
+
+def _alert_outside_the_transaction(life: Life) -> None:
+    aside = confluent_kafka.Producer({"bootstrap.servers": life.address})
+    transact = session.Session.transact
+
+    def alert_first(self: Any, outgoing: Any) -> None:
+        write(aside, [record for record in outgoing if record.topic == topics.ALERTS.name])
+        transact(self, [record for record in outgoing if record.topic != topics.ALERTS.name])
+
+    session.Session.transact = alert_first  # type: ignore[method-assign]
+
+
+BUGS: dict[str, Callable[[Life], None]] = {
+    "offsets are committed before the outputs": _commit_offsets_first,
+    "a restore forgets identities": _forget_ids,
+    "alerts are written outside the transaction": _alert_outside_the_transaction,
+}

@@ -1,0 +1,136 @@
+"""What was counted is published: totals by group, and alerts in the order of the log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import shard as shard_module
+from pipeline.batch import Batch
+from pipeline.count import Counting
+from pipeline.limits import Limits
+from pipeline.periods import period_bounds
+from pipeline.shard import Shard
+from schemas.alert import Alert
+from schemas.definitions import Definitions
+from schemas.frame import Kind, unseal
+from schemas.total import TOTAL_COLUMNS
+from tests.pipeline.usage_log import event, records, take_in
+
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
+NOVEMBER_20 = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
+
+DEFINITIONS = Definitions.model_validate(
+    {
+        "meters": [
+            {
+                "slug": "by_model",
+                "event_type": "llm",
+                "aggregation": "sum",
+                "value": "$.n",
+                "group_by": {"z": "$.model", "a": "$.region"},
+            },
+            {"slug": "all", "event_type": "llm", "aggregation": "max", "value": "$.n"},
+        ],
+        "plans": [
+            {
+                "slug": "p",
+                "limits": [
+                    {"meter": "by_model", "limit": 10, "thresholds": ["50%", "100%"]},
+                    {"meter": "all", "limit": 4, "thresholds": ["100%"]},
+                ],
+            }
+        ],
+        "default_plan": "p",
+    }
+)
+
+
+def count(*values: bytes, shard: Shard | None = None) -> Counting:
+    """Count events, each in a pack of its own, by all meters in the order of their definition."""
+    packs = [take_in([record], DEFINITIONS, 1)[0][0][1] for record in records(values)]
+    batch = Batch(packs)
+    counting = Counting(shard or Shard(), batch, Limits(DEFINITIONS))
+    for meter in DEFINITIONS.meters:
+        starts, _ = period_bounds(batch.times_ns, meter.period)
+        counting.count(meter, np.arange(len(packs)), starts)
+    return counting
+
+
+def published(counting: Counting, version: int = 7) -> list[dict[str, Any]]:
+    """The rows of all frames."""
+    rows: list[dict[str, Any]] = []
+    for frame in map(unseal, counting.totals(version)):
+        assert frame.kind is Kind.TOTALS
+        assert frame.header == {"version": version}
+        (table,) = frame.parts
+        assert table.schema == TOTAL_COLUMNS
+        rows += table.to_pylist()
+    return rows
+
+
+def used(n: object, **data: object) -> bytes:
+    return event(f"{n}{data}", data={"n": n, **data})
+
+
+def test_totals_are_published_by_group_with_the_usage_over_all_groups() -> None:
+    counting = count(used("2.5", model="m"), used(-1, model="m", region="eu"), used(3, model="m"))
+    common = {
+        "customer": "cus_1",
+        "period_start": NOVEMBER,
+        "period_end": DECEMBER,
+        "as_of": NOVEMBER_20,
+    }
+    by_model = common | {"meter": "by_model", "usage": "4.5"}
+    assert published(counting) == [
+        common | {"meter": "all", "group": "{}", "value": "3", "usage": "3", "events": 3},
+        by_model | {"group": '{"a":"","z":"m"}', "value": "5.5", "events": 2},
+        by_model | {"group": '{"a":"eu","z":"m"}', "value": "-1", "events": 1},
+    ]
+
+
+def test_only_what_changed_is_published() -> None:
+    shard = Shard()
+    count(used(1, model="m"), used(2, model="x"), shard=shard)
+    rows = published(count(used(4, model="x"), shard=shard))
+    assert [(row["group"], row["value"], row["usage"]) for row in rows] == [
+        ("{}", "4", "4"),
+        ('{"a":"","z":"x"}', "6", "7"),
+    ]
+
+
+@pytest.mark.parametrize("rows_max", [1, 2, 100])
+def test_many_totals_are_spread_over_several_frames(
+    rows_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = count(*[used(n, model=f"m{n}") for n in range(5)])
+    whole = published(counting)
+    monkeypatch.setattr(shard_module, "_ROWS_MAX", rows_max)
+    assert len(list(counting.totals(7))) == -(-len(whole) // rows_max)
+    assert published(counting) == whole
+
+
+def test_names_that_could_be_mixed_up_stay_apart() -> None:
+    rows = published(count(used(1, model="a", region=""), used(2, model="", region="a")))
+    assert [(row["group"], row["value"]) for row in rows[1:]] == [
+        ('{"a":"","z":"a"}', "1"),
+        ('{"a":"a","z":""}', "2"),
+    ]
+
+
+def test_alerts_come_in_the_order_of_the_log_then_of_meters_then_of_thresholds() -> None:
+    counting = count(used(5), used("1.5"), used(8))
+    alerts = [Alert.model_validate_json(each.value or b"") for each in counting.alerts()]
+    assert [(a.meter, a.threshold, a.value, a.event_id) for a in alerts] == [
+        ("all", "100%", "5", "5{}"),
+        ("by_model", "50%", "5", "5{}"),
+        ("by_model", "100%", "14.5", "8{}"),
+    ]
+    assert {(a.period_start, a.period_end, a.crossed_at) for a in alerts} == {
+        (NOVEMBER, DECEMBER, NOVEMBER_20)
+    }
+    assert [each.key for each in counting.alerts()] == [b"cus_1"] * 3
