@@ -109,7 +109,7 @@ class Intake:
             values=_spread(types, values, self._value_paths),
             dimensions=_spread(types, texts, self._dimension_paths),
         )
-        shards = np.array([self._router[customer] for customer in customers], dtype=np.int64)
+        shards = np.fromiter(map(self._router.__getitem__, customers), np.int64, len(customers))
         outgoing += [
             Outgoing(topics.METERED.name, frame, partition=shard)
             for shard, frame in cut(columns, shards, self._definitions.version)
@@ -125,8 +125,12 @@ def _spread(
 ) -> dict[str, list[Cell | None]]:
     """Rows as columns by path: `rows[i][k]` was read at `paths[types[i]][k]`."""
     columns: dict[str, list[Cell | None]] = {}
+    only_type = types[0] if types.count(types[0]) == len(types) else None
     for event_type, type_paths in paths.items():
         for position, path in enumerate(type_paths):
+            if event_type == only_type:
+                columns[path] = [row[position] for row in rows]
+                continue
             column = columns.setdefault(path, [None] * len(types))
             for index, row_type in enumerate(types):
                 if row_type == event_type:

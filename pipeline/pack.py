@@ -49,7 +49,8 @@ def cut(
     """Packs of `columns`: (shard, frame), each shard's events in their order of arrival."""
     order = np.argsort(shards, kind="stable")
     batch = _record_batch(columns).take(pa.array(order))
-    sizes = np.cumsum([len(columns.originals[index]) for index in order.tolist()])
+    lengths = np.fromiter(map(len, columns.originals), np.int64, len(columns.originals))
+    sizes = np.cumsum(lengths[order])
     header = {"definitions": definitions_version}
     bounds = np.searchsorted(shards[order], np.arange(int(shards.max(initial=-1)) + 2))
     for shard, (begin, end) in enumerate(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from schemas.alert import Alert
 from schemas.billing import Delta
 from schemas.definitions import Definitions
+from schemas.forecast import Forecast
 from schemas.quantity import from_plain, plain
 from schemas.total import Total
 
@@ -45,6 +46,8 @@ class Seen:
     stripe: Mapping[str, int]
     quarantine: Mapping[str, int]
     deltas: Sequence[Delta]
+    #: Advice, so there is nothing to reconcile.
+    forecasts: Sequence[Forecast] = ()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,6 @@ from pipeline.record import Outgoing, Record
 from schemas import topics
 from schemas.definitions import Definitions
 
-#: Records decoded at a time: their objects still lie in the cache when they become columns.
-_CHUNK = 10000
-
 
 class IntakeStage:
     """Has no memory: what it needs to know stands in each record."""
@@ -38,8 +35,4 @@ class IntakeStage:
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """Packs and rejections."""
-        return [
-            outgoing
-            for begin in range(0, len(records), _CHUNK)
-            for outgoing in self._intake.step(records[begin : begin + _CHUNK])
-        ]
+        return self._intake.step(records)

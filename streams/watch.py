@@ -38,7 +38,7 @@ from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
 from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
-from streams.read import read_to_end
+from streams.read import partition_count, read_to_end
 from streams.stage import SESSION_TIMEOUT_MS, group_of
 
 log = logging.getLogger(__name__)
@@ -154,7 +154,7 @@ def read_forecasts(kafka: Mapping[str, str]) -> list[Forecast]:
     """
     records = (
         record
-        for partition in range(FORECASTS.partitions)
+        for partition in range(partition_count(kafka, FORECASTS.name))
         for record in read_to_end(kafka, FORECASTS.name, partition)
     )
     return [_forecast(record) for record in records]

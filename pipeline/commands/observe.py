@@ -8,6 +8,7 @@ from pipeline.reconcile import Seen
 from pipeline.settings import Settings
 from schemas import topics
 from schemas.billing import Delivery, Delta
+from schemas.forecast import Forecast
 from schemas.quantity import from_plain
 from sinks.clickhouse import read as clickhouse
 from sinks.clickhouse.connect import Connection
@@ -45,6 +46,9 @@ def observe(settings: Settings, follower: Follower, stripe: StripeStandIn, sent:
             if delivery.outcome != "delivered"
         },
         deltas=[Delta.model_validate_json(value) for value in _values(kafka, topics.OUTBOX.name)],
+        forecasts=[
+            Forecast.model_validate_json(value) for value in _values(kafka, topics.FORECASTS.name)
+        ],
     )
 
 

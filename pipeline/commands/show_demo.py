@@ -27,6 +27,13 @@ def show(console: Console, definitions: Definitions, seen: Seen, result: Reconci
     console.print(_outcomes(seen))
     console.print(_alerts(seen))
     console.print(_top_customers(seen, definitions))
+    if seen.forecasts:
+        first = min(seen.forecasts, key=lambda forecast: forecast.crosses_at)
+        console.print(
+            f"Forecasts: {len(seen.forecasts)} on usage.forecasts; the next is {first.customer}, at"
+            f" {first.threshold} of {first.meter} by {first.crosses_at:%Y-%m-%d %H:%M}",
+            soft_wrap=True,
+        )
     counts = " + ".join(f"{seen.kafka_ledger.get(name, 0)} {name}" for name in OUTCOMES)
     console.print(f"{seen.sent} sent = {counts}", soft_wrap=True)
     billed = plain(sum(result.stripe.values()))

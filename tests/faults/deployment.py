@@ -127,8 +127,8 @@ class Deployment:
             self.deaths += 1
             self.stops += process.exitcode == STOPPED
             del self._lives[process]
-            rate = life.deaths_per_step if self.deaths < deaths_max else 0
-            self._start(life.again(self.deaths, rate))
+            dies_within = life.dies_within if self.deaths < deaths_max else 0
+            self._start(life.again(self.deaths, dies_within))
 
     def are_all_alive(self) -> bool:
         """Whether no process has ended."""

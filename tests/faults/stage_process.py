@@ -50,8 +50,8 @@ class Life:
     batch_max: int = 10_000
     session_timeout_ms: int = 1_000
     transaction_timeout_ms: int = 2_000
-    #: Kill itself before a step, at the given rate.
-    deaths_per_step: float = 0
+    #: Kill itself before some step of one of the first so many transactions; 0: not at all.
+    dies_within: int = 0
     seed: str = ""
     #: Pause itself (SIGSTOP) before this step of the third transaction.
     pause_before: str = ""
@@ -64,11 +64,9 @@ class Life:
         process.start()
         return process
 
-    def again(self, number: int, deaths_per_step: float) -> Life:
+    def again(self, number: int, dies_within: int) -> Life:
         """The next life of the same process."""
-        return replace(
-            self, seed=f"{self.seed}.{number}", pause_before="", deaths_per_step=deaths_per_step
-        )
+        return replace(self, seed=f"{self.seed}.{number}", pause_before="", dies_within=dies_within)
 
 
 def _live(life: Life) -> None:
@@ -97,9 +95,10 @@ def _live(life: Life) -> None:
 def _harming_itself(life: Life) -> type[confluent_kafka.Producer]:
     rng = random.Random(life.seed)
     transactions = 0
+    last = (rng.randint(1, life.dies_within), rng.choice(STEPS)) if life.dies_within else None
 
     def before(step: str) -> None:
-        if rng.random() < life.deaths_per_step:
+        if (transactions, step) == last:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == life.pause_before and transactions == 3:
             os.kill(os.getpid(), signal.SIGSTOP)

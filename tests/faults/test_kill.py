@@ -32,11 +32,11 @@ def play(deployment: Deployment, *, deaths_max: int, kills: int = 0) -> None:
 
 def test_totals_alerts_and_decisions_are_exact_after_every_kill(broker: LocalKafka) -> None:
     """Deaths come between every two steps of a transaction, and from outside at any moment."""
-    with Deployment(broker, events=3_000, seed=SEED) as deployment:
-        deployment.start("intake", deaths_per_step=0.03)
-        deployment.start("tally", deaths_per_step=0.03)
-        play(deployment, deaths_max=16, kills=6)
-        assert deployment.deaths >= 16
+    with Deployment(broker, events=2_000, seed=SEED) as deployment:
+        deployment.start("intake", dies_within=4)
+        deployment.start("tally", dies_within=4)
+        play(deployment, deaths_max=14, kills=4)
+        assert deployment.deaths >= 14
         assert deployment.stops == 0
         assert deployment.differences() == []
 
@@ -55,7 +55,7 @@ def test_the_kills_find_a_planted_bug(broker: LocalKafka, stage: str, bug: str) 
         for each in ("intake", "tally"):
             deployment.start(
                 each,
-                deaths_per_step=0.1 if each == stage else 0,
+                dies_within=4 if each == stage else 0,
                 bug=bug if each == stage else "",
             )
         play(deployment, deaths_max=6)

@@ -169,16 +169,17 @@ def period_ms(event: Usage, meter: Document) -> tuple[int, int]:
     else:
         start = day.replace(day=1)
         end = (start + timedelta(days=31)).replace(day=1)
-    return (
-        (start - EPOCH) // timedelta(milliseconds=1),
-        (end - EPOCH) // timedelta(milliseconds=1),
-    )
+    return milliseconds(start), milliseconds(end)
+
+
+def milliseconds(moment: datetime) -> int:
+    """Since 1970."""
+    return (moment - EPOCH) // timedelta(milliseconds=1)
 
 
 def value_of(event: Usage, meter: Document) -> Decimal:
-    return (
-        Decimal(1) if meter["aggregation"] == "count" else Decimal(event.data[meter["value"][2:]])
-    )
+    path = meter.get("value")
+    return Decimal(1) if path is None else Decimal(event.data[path[2:]])
 
 
 def group_of(event: Usage, meter: Document) -> str:

@@ -14,7 +14,7 @@ from pipeline.aggregate import Change, Tally, changes
 from pipeline.pack import Quantities
 from schemas.meter import Aggregation
 from schemas.quantity import NANOS
-from tests.pipeline.usage_log import core
+from tests.pipeline.usage_log import core, pieces
 
 AGGREGATIONS: tuple[Aggregation, ...] = ("count", "sum", "max", "min", "latest")
 
@@ -111,8 +111,7 @@ def test_merging_in_the_order_of_the_log_is_associative(
     aggregation: Aggregation, batch: list[Event], cuts: list[int]
 ) -> None:
     whole = {change.group: change.tally for change in counted(aggregation, batch, 1)}
-    bounds = sorted({0, len(batch), *(min(cut, len(batch)) for cut in cuts)})
-    parts = [batch[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    parts = [batch[piece] for piece in pieces(len(batch), cuts)]
     from_left: dict[int, Tally] = {}
     for part in parts:
         for change in counted(aggregation, part, 1):

@@ -28,9 +28,7 @@ def refused(arriving: Record, names: tuple[bytes, ...] = NAMES) -> str:
     try:
         decode_data(decode_event(arriving)[0], names)
     except Reject as reject:
-        assert reject.message
-        assert reject.remedy
-        return reject.reason
+        return reject.reason if reject.message and reject.remedy else "without a word"
     return ""
 
 
@@ -281,6 +279,11 @@ MEMBERS = {
 }
 
 
+def escaped(name: str) -> str:
+    """The name as JSON may also write it."""
+    return "".join(f"\\u{ord(character):04x}" for character in name)
+
+
 def document(*more: str, without: str = "") -> bytes:
     members = [f'"{name}": {value}' for name, value in MEMBERS.items() if name != without]
     return ("{" + ", ".join([*members, *more]) + "}").encode()
@@ -294,7 +297,7 @@ def test_an_attribute_that_occurs_twice_is_ambiguous(
 ) -> None:
     more = [extension] if extension else []
     assert not refused(record(document(*more)))
-    for written in (name, "\\u%04x" % ord(name[0]) + name[1:]):
+    for written in (name, escaped(name[0]) + name[1:]):
         twice = document(*more, f'"{written}"{spaces}: {value}')
         assert refused(record(twice)) == "ambiguous"
         assert refused(record(document(*more, f'"{written}": null'))) != ""
@@ -302,8 +305,7 @@ def test_an_attribute_that_occurs_twice_is_ambiguous(
 
 @pytest.mark.parametrize(("name", "value"), MEMBERS.items())
 def test_an_escaped_name_is_the_name(name: str, value: str) -> None:
-    escaped = "".join("\\u%04x" % ord(character) for character in name)
-    assert not refused(record(document(f'"{escaped}": {value}', without=name)))
+    assert not refused(record(document(f'"{escaped(name)}": {value}', without=name)))
 
 
 def test_data_in_both_forms_is_ambiguous() -> None:

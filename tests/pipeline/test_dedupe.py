@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.dedupe import Columns, IdTable
 from schemas.decisions import Status
-from tests.pipeline.usage_log import core
+from tests.pipeline.usage_log import core, pieces
 
 #: (identity, fingerprint, last day, today)
 Asked = tuple[int, int, int, int]
@@ -94,11 +94,10 @@ def test_how_a_sequence_is_cut_into_batches_changes_nothing(
 ) -> None:
     whole = IdTable().claim(*columns(sequence)).tolist()
     table = IdTable()
-    bounds = sorted({0, len(sequence), *(min(cut, len(sequence)) for cut in cuts)})
     parts = [
         status
-        for begin, end in zip(bounds, bounds[1:], strict=False)
-        for status in table.claim(*columns(sequence[begin:end])).tolist()
+        for piece in pieces(len(sequence), cuts)
+        for status in table.claim(*columns(sequence[piece])).tolist()
     ]
     assert parts == whole
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -10,14 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.instant import INVALID, LAST_NS, days_from_civil, parse_instant, parse_instants
-from tests.pipeline.usage_log import core
+from tests.pipeline.usage_log import EPOCH, SECOND_MAX, core, utc
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-moments = st.datetimes(datetime(1970, 1, 1), datetime(2262, 4, 10, 23, 59, 59)) | st.builds(
+moments = st.integers(0, SECOND_MAX).map(lambda at: EPOCH + timedelta(seconds=at)) | st.builds(
     # Around the ends of days, months and years, leap days among them.
     lambda year, month, seconds: (
-        datetime(year + month // 12, month % 12 + 1, 1) + timedelta(seconds=seconds)
+        utc(year + month // 12, month % 12 + 1, 1) + timedelta(seconds=seconds)
     ),
     st.integers(1971, 2260),
     st.integers(0, 12),
@@ -26,15 +24,15 @@ moments = st.datetimes(datetime(1970, 1, 1), datetime(2262, 4, 10, 23, 59, 59)) 
 
 
 def nanoseconds(moment: datetime, nanos: int = 0) -> int:
-    since = moment.replace(tzinfo=UTC, microsecond=0) - EPOCH
+    since = moment.replace(microsecond=0) - EPOCH
     return (since.days * 86_400 + since.seconds) * 10**9 + nanos
 
 
 @core(300)
 @given(moments, st.text("0123456789", max_size=12))
-@example(datetime(2028, 2, 29, 23, 59, 59), "")
-@example(datetime(2100, 2, 28, 23, 59, 59), "999999999999")
-@example(datetime(1972, 12, 31, 23, 59, 59), "9")
+@example(utc(2028, 2, 29, 23, 59, 59), "")
+@example(utc(2100, 2, 28, 23, 59, 59), "999999999999")
+@example(utc(1972, 12, 31, 23, 59, 59), "9")
 def test_a_time_in_utc_is_what_datetime_says(moment: datetime, fraction: str) -> None:
     text = f"{moment:%Y-%m-%dT%H:%M:%S}{'.' * bool(fraction)}{fraction}Z"
     expected = nanoseconds(moment, int(fraction[:9].ljust(9, "0")))
@@ -83,7 +81,7 @@ FAULTS = (
     "\x002026-11-20T09:30:00Z",
     "2026-11-20T09:30:00Z ",
     "2026-11-20T09:30:0\N{ARABIC-INDIC DIGIT ONE}Z",
-    "２０２６-11-20T09:30:00Z",
+    "\N{FULLWIDTH DIGIT TWO}026-11-20T09:30:00Z",
     "2026/11/20T09:30:00Z",
     "+026-11-20T09:30:00Z",
     "2026-11-20T09:30:00.12a456Z",
@@ -95,7 +93,7 @@ def test_what_is_no_time_or_out_of_range_is_none_alone_and_in_a_column(text: str
     assert parse_instant(text) is None
     assert parse_instants([text, "2026-11-20T09:30:00Z"]).tolist() == [
         INVALID,
-        nanoseconds(datetime(2026, 11, 20, 9, 30)),
+        nanoseconds(utc(2026, 11, 20, 9, 30)),
     ]
 
 
@@ -136,7 +134,7 @@ def test_one_long_text_does_not_widen_the_column() -> None:
     texts = ["2026-11-20T09:30:00Z"] * 50_000 + ["9" * 1_000_000]
     instants = parse_instants(texts)
     assert instants[-1] == INVALID
-    assert set(instants[:-1].tolist()) == {nanoseconds(datetime(2026, 11, 20, 9, 30))}
+    assert set(instants[:-1].tolist()) == {nanoseconds(utc(2026, 11, 20, 9, 30))}
 
 
 def test_an_empty_column_is_empty() -> None:

@@ -237,6 +237,11 @@ def test_the_same_instant_written_otherwise_is_no_other_event() -> None:
     assert not same_event(packs)
 
 
+literals = st.from_regex(
+    r"[-+0-9.eE]{1,8}|NaN|-?Infinity|\[*\]*|\"[0-9a\\u]{0,6}\"", fullmatch=True
+)
+
+
 @core(150)
 @given(
     st.lists(
@@ -245,13 +250,13 @@ def test_the_same_instant_written_otherwise_is_no_other_event() -> None:
             st.none(),
             st.builds(
                 lambda literal: event(data={"n": "HERE"}).replace(b'"HERE"', literal.encode()),
-                st.from_regex(r"[-+0-9.eE]{1,8}|NaN|-?Infinity|\[*\]*|\"[0-9a\\u]{0,6}\"", fullmatch=True),
+                literals,
             ),
             st.builds(lambda time: event(time=time), st.text(max_size=25)),
         ),
         max_size=12,
     )
-)  # fmt: skip
+)
 def test_any_bytes_end_in_one_way(values: list[bytes | None]) -> None:
     accepted(values)
 
@@ -363,10 +368,11 @@ def test_the_columns_of_a_pack_say_what_the_event_says() -> None:
 
 
 def test_a_customer_is_in_one_shard_whatever_its_partition_and_keeps_its_order() -> None:
+    values = [event(f"{n}", subject=f"c{n % 9}") for n in range(500)]
     arriving = [
-        Record(topics.EVENTS.name, n % 7, n, NOVEMBER_20_MS, None, event(f"{n}", subject=f"c{n % 9}"))
-        for n in range(500)
-    ]  # fmt: skip
+        Record(topics.EVENTS.name, n % 7, n, NOVEMBER_20_MS, None, value)
+        for n, value in enumerate(values)
+    ]
     packs, _ = take_in(arriving)
     shard_of: dict[str, int] = {}
     for shard, pack in packs:

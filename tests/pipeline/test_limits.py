@@ -13,7 +13,7 @@ from pipeline.limits import Limits, Watched, crossings
 from schemas.definitions import Definitions
 from schemas.meter import Aggregation
 from schemas.quantity import NANOS
-from tests.pipeline.usage_log import core
+from tests.pipeline.usage_log import core, pieces
 
 
 def definitions(thresholds: list[Any], limit: Any = 100, **more: Any) -> Definitions:
@@ -79,13 +79,13 @@ def test_a_threshold_is_reached_not_passed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "percent", "least"), [("0.000000001", "50%", 1), (3, "33.3%", 0)]
+    ("limit", "percent", "least_nanos"),
+    [("0.000000001", "50%", 1), (3, "33.3%", 999_000_000), ("0.000000003", "33.4%", 2)],
 )
 def test_a_percentage_is_rounded_up_so_that_nothing_fires_before_its_time(
-    limit: Any, percent: str, least: int
+    limit: Any, percent: str, least_nanos: int
 ) -> None:
-    ((nanos, _),) = watched([percent], limit).thresholds
-    assert nanos == (least or 999_000_000)
+    assert watched([percent], limit).thresholds == ((least_nanos, percent),)
 
 
 def test_what_has_fired_does_not_fire_again() -> None:
@@ -134,12 +134,11 @@ def test_crossings_are_the_same_however_the_events_are_cut(
     )
     fired: set[str] = set()
     found = []
-    bounds = sorted({0, len(values), *(min(cut, len(values)) for cut in cuts)})
-    for begin, end in zip(bounds, bounds[1:], strict=False):
-        before = running[begin - 1] if begin else None
-        for position, name, usage in walk(limit, values[begin:end], before, frozenset(fired)):
+    for piece in pieces(len(values), cuts):
+        before = running[piece.start - 1] if piece.start else None
+        for position, name, usage in walk(limit, values[piece], before, frozenset(fired)):
             fired.add(name)
-            found.append((begin + position, name, usage))
+            found.append((piece.start + position, name, usage))
     assert found == [(position, name, usage) for position, _, name, usage in expected]
 
 

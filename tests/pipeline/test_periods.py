@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 
 from pipeline.periods import moment, period_bounds, period_end_ms
 from schemas.meter import Period
-from tests.pipeline.usage_log import core
+from tests.pipeline.usage_log import EPOCH, SECOND_MAX, core, utc
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LAST = datetime(2262, 4, 10, 23, 59, 59, 999_999)
+LAST = utc(2262, 4, 10, 23, 59, 59, 999_999)
 
-moments = st.datetimes(datetime(1970, 1, 1), LAST) | st.builds(
+moments = st.integers(0, SECOND_MAX).map(lambda at: EPOCH + timedelta(seconds=at)) | st.builds(
     lambda year, month, microseconds: (
-        datetime(year + month // 12, month % 12 + 1, 1) + timedelta(microseconds=microseconds)
+        utc(year + month // 12, month % 12 + 1, 1) + timedelta(microseconds=microseconds)
     ),
     st.integers(1971, 2260),
     st.integers(0, 12),
@@ -28,7 +27,7 @@ moments = st.datetimes(datetime(1970, 1, 1), LAST) | st.builds(
 
 def by_calendar(at: datetime, period: Period) -> tuple[datetime, datetime]:
     """Start and end of a period, by the standard library alone."""
-    day = datetime(at.year, at.month, at.day, tzinfo=UTC)
+    day = utc(at.year, at.month, at.day)
     if period == "day":
         return day, day + timedelta(days=1)
     start = day.replace(day=1)
@@ -42,12 +41,12 @@ def milliseconds(at: datetime) -> int:
 @pytest.mark.parametrize("period", ["month", "day"])
 @core(300)
 @given(moment=moments)
-@example(moment=datetime(2028, 2, 29, 23, 59, 59, 999_999))
-@example(moment=datetime(2100, 3, 1))
-@example(moment=datetime(2026, 12, 31, 23, 59, 59))
+@example(moment=utc(2028, 2, 29, 23, 59, 59, 999_999))
+@example(moment=utc(2100, 3, 1))
+@example(moment=utc(2026, 12, 31, 23, 59, 59))
 @example(moment=LAST)
 def test_a_period_is_that_of_the_calendar(period: Period, moment: datetime) -> None:
-    nanos = (moment.replace(tzinfo=UTC) - EPOCH) // timedelta(microseconds=1) * 1_000 + 999
+    nanos = (moment - EPOCH) // timedelta(microseconds=1) * 1_000 + 999
     start, end = (milliseconds(bound) for bound in by_calendar(moment, period))
     starts, ends = period_bounds(np.array([nanos]), period)
     assert (starts.tolist(), ends.tolist()) == ([start], [end])

@@ -1,314 +1,34 @@
-"""Tally decides and counts like a brute force does, however its log is cut and restored."""
+"""Tally decides each event once, fires each threshold once, and remembers as long as it must."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipeline import shard as shard_module
 from pipeline import tally as tally_module
 from pipeline.errors import Stop
-from pipeline.intake import Intake
-from pipeline.pack import Pack
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing
 from pipeline.shard import restore
 from pipeline.tally import DEDUPE_DAYS, TallyShard
 from schemas import topics
-from schemas.alert import Alert
-from schemas.decisions import Status
-from schemas.definitions import Definitions
-from schemas.frame import Frame, Kind, seal
-from tests.pipeline.brute_force import Crossing, Document, Outcome, Total, Usage, expect
-from tests.pipeline.usage_log import core, frame_of
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-NOVEMBER_MS = int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()) * 1_000
-DECEMBER_MS = int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1_000
-
-
-def meter(slug: str, aggregation: str, period: str = "month", **fields: Any) -> Document:
-    value = {} if aggregation == "count" else {"value": "$.n"}
-    return {
-        "slug": slug,
-        "event_type": "llm",
-        "aggregation": aggregation,
-        "period": period,
-        "grace_hours": 72,
-        **value,
-        **fields,
-    }
-
-
-MODEL = {"model": "$.model"}
-METERS = [
-    meter("sum", "sum", group_by=MODEL),
-    meter("sum_daily", "sum", "day", grace_hours=24),
-    meter("count", "count", "day", grace_hours=0, group_by={"b": "$.region", "a": "$.model"}),
-    meter("max", "max", group_by=MODEL),
-    meter("min", "min", "day"),
-    meter("latest", "latest", group_by=MODEL),
-    meter("latest_daily", "latest", "day"),
-    meter("other", "sum", event_type="other"),
-]
-ADDED = meter("added", "count", group_by=MODEL)
-
-
-def plan(slug: str, limit: str, names: Sequence[str]) -> Document:
-    limits = [{"meter": m["slug"], "limit": limit, "thresholds": list(names)} for m in METERS]
-    return {"slug": slug, "limits": limits}
-
-
-#: What may hold after a change of the definitions: other limits, other plans, one more meter.
-BEFORE: Document = {
-    "meters": METERS,
-    "plans": [
-        plan("free", "10", ["50%", "100%", "10", "0.000000001", "33.3%"]),
-        plan("pro", "1000", ["0%", "80%", "100%", "1200", "-3"]),
-    ],
-    "customers": [{"id": "c1", "plan": "free"}, {"id": "c2", "plan": "pro"}, {"id": "c3"}],
-}
-AFTER: Document = {
-    "meters": [*METERS, ADDED],
-    "plans": [
-        plan("free", "20", ["25%", "50%", "100%", "10"]),
-        plan("pro", "5", ["20%", "80%", "100%"]),
-    ],
-    "customers": [{"id": "c1", "plan": "pro"}, {"id": "c2", "plan": "pro"}, {"id": "c4"}],
-}
-
-
-@dataclass
-class Play:
-    """A log of one shard, counted step by step; the memory may be dropped at any time."""
-
-    shard: TallyShard = field(default_factory=lambda: TallyShard(0, restore([])))
-    log: list[tuple[int, Frame]] = field(default_factory=list)
-    changelog: list[Outgoing] = field(default_factory=list)
-    outgoing: list[Outgoing] = field(default_factory=list)
-    counted: int = 0
-
-    def append(self, frames: Sequence[Outgoing]) -> None:
-        """Write to the log."""
-        for each in frames:
-            assert each.topic == topics.METERED.name, each
-            self.log.append((len(self.log), frame_of(each)))
-
-    def step(self, count: int) -> None:
-        """Count the next `count` records of the log."""
-        outgoing = self.shard.step(self.log[self.counted : self.counted + count])
-        self.counted += count
-        assert self.shard.state.next_offset == self.counted
-        self.outgoing += outgoing
-        self.changelog += [each for each in outgoing if each.topic == topics.TALLY_STATE.name]
-
-    def drop_memory(self, from_anchor: bool = True) -> None:
-        """Restore from the changelog, as after a crash."""
-        anchors = [index for index, each in enumerate(self.changelog) if each.anchor]
-        begin = anchors[-1] if anchors and from_anchor else 0
-        frames = [frame_of(each) for each in self.changelog[begin:]]
-        self.shard = TallyShard(0, restore(frames))
-        assert self.shard.state.next_offset == self.counted
-
-    def frames(self, topic: str) -> list[Frame]:
-        return [frame_of(each) for each in self.outgoing if each.topic == topic]
-
-    def outcome(self) -> Outcome:
-        """What can be seen from outside; events by their position in usage.events."""
-        found = Outcome()
-        offsets = {offset: Pack(f) for offset, f in self.log if f.kind is Kind.PACK}
-        statuses: dict[int, str] = {}
-        decided = []
-        for frame in self.frames(topics.DECISIONS.name):
-            status, late = frame.parts
-            decided.append(frame.header["pack_offset"])
-            events = offsets[decided[-1]].numbers("source_offset").tolist()
-            names = [Status(code).name.lower() for code in status.column("status").to_pylist()]
-            statuses |= dict(zip(events, names, strict=True))
-            found.late_for |= {(events[row["index"]], row["meter"]) for row in late.to_pylist()}
-        assert decided == list(offsets)
-        found.statuses = [statuses[offset] for offset in sorted(statuses)]
-        version = -1
-        for frame in self.frames(topics.TOTALS.name):
-            assert frame.header["version"] >= version
-            version = frame.header["version"]
-            for row in frame.parts[0].to_pylist():
-                start_ms = (row["period_start"] - EPOCH) // timedelta(milliseconds=1)
-                key = row["customer"], row["meter"], start_ms, row["group"]
-                as_of_ms = (row["as_of"] - EPOCH) // timedelta(milliseconds=1)
-                found.totals[key] = Total(row["value"], row["events"], as_of_ms)
-                # A group that has not changed keeps an older usage; the newest version holds.
-                found.usage[key[:3]] = row["usage"]
-        for each in self.outgoing:
-            if each.topic == topics.ALERTS.name:
-                alert = Alert.model_validate_json(each.value or b"")
-                assert each.key == alert.customer.encode()
-                assert alert.event_source == "/brute"
-                found.alerts.append(
-                    Crossing(
-                        alert.customer,
-                        alert.meter,
-                        (alert.period_start - EPOCH) // timedelta(milliseconds=1),
-                        alert.threshold,
-                        alert.value,
-                        alert.event_id,
-                        (alert.crossed_at - EPOCH) // timedelta(milliseconds=1),
-                    )
-                )
-        return found
-
-
-def arriving(events: Sequence[Usage], begin: int = 0) -> list[Record]:
-    return [
-        Record(topics.EVENTS.name, 0, begin + index, event.received_ms, None, event.as_json())
-        for index, event in enumerate(events)
-    ]
-
-
-def intake(document: Document) -> Intake:
-    return Intake(Definitions.model_validate(document), shards=1)
-
-
-def play(
-    events: Sequence[Usage], document: Document = BEFORE, steps: Sequence[int] = ()
-) -> tuple[Play, Outcome]:
-    """Count events, each in a pack of its own, in steps of given lengths and then all at once."""
-    played = Play()
-    cutter = intake(document)
-    played.append(cutter.announce())
-    for record in arriving(events):
-        played.append(cutter.step([record]))
-    for count in (1, *steps, len(events) - sum(steps)):
-        if count:
-            played.step(count)
-    return played, played.outcome()
-
-
-# Everything at once: any log, any cut, any crash, against a brute force
-
-values = st.one_of(
-    st.integers(-4, 12).map(str),
-    st.sampled_from(["0.000000001", "-0.000000001", "0.5", "7.123456789", "3.33", "-12.5"]),
-    st.sampled_from(["1e3", "99999999999999999999999999999999999999", "-9" + "0" * 37]),
-    st.sampled_from(["9223372036854775807", "9223372036854775808", "-9223372036854775808"]),
-    st.sampled_from(["12345678901234567890123456789.123456789", "4611686018427387904"]),
+from schemas.frame import Kind, seal
+from tests.pipeline.brute_force import Document, Outcome, Usage
+from tests.pipeline.shard_log import (
+    DAY_MS,
+    DECEMBER_MS,
+    HOUR_MS,
+    NOVEMBER_MS,
+    Play,
+    arriving,
+    intake,
+    meter,
+    play,
 )
-#: Around the end of November, of a day, and of the periods' grace.
-times = st.builds(
-    lambda base, off: base * 1_000 + off,
-    st.sampled_from([DECEMBER_MS, DECEMBER_MS - DAY_MS, DECEMBER_MS - 5 * DAY_MS, NOVEMBER_MS]),
-    st.sampled_from([-1, 0, 1, 1_000, 3_600_000_000]),
-)
-arrivals = st.builds(
-    lambda base, off: base + off,
-    st.sampled_from([DECEMBER_MS - 5 * DAY_MS, DECEMBER_MS, DECEMBER_MS + DAY_MS])
-    | st.just(DECEMBER_MS + 3 * DAY_MS),
-    st.sampled_from([-1, 0, 1, HOUR_MS]),
-)
-usages = st.builds(
-    Usage,
-    id=st.integers(0, 60).map(str),
-    customer=st.sampled_from(["c1", "c1", "c2", "c3", "c4", "stranger"]),
-    type=st.sampled_from(["llm", "llm", "llm", "other", "unmetered"]),
-    time_us=times,
-    received_ms=arrivals,
-    data=st.fixed_dictionaries(
-        {"n": values},
-        optional={"model": st.sampled_from(["m", "x", ""]), "region": st.sampled_from(["m", "e"])},
-    ),
-)
-
-
-@st.composite
-def streams(draw: st.DrawFn) -> list[Usage]:
-    """Any events, some of them sent again as they were, at another time of arrival."""
-    events: list[Usage] = []
-    for fresh in draw(st.lists(usages, min_size=1, max_size=30)):
-        events.append(fresh)
-        if draw(st.integers(0, 4)) == 0:
-            copied = events[draw(st.integers(0, len(events) - 1))]
-            events.append(copied._replace(received_ms=fresh.received_ms))
-    return events
-
-
-lengths = st.lists(st.integers(1, 9), max_size=12)
-
-
-def pieces(count: int, wanted: Sequence[int]) -> list[tuple[int, int]]:
-    """Where `count` things are cut into pieces of the wanted lengths, and one of the rest."""
-    bounds = [0]
-    for length in wanted:
-        bounds.append(min(count, bounds[-1] + length))
-    return [(b, e) for b, e in zip(bounds, [*bounds[1:], count], strict=True) if b < e]
-
-
-def count_all(
-    phases: Sequence[tuple[Document, Sequence[Usage]]], draw: st.DataObject, crash: bool
-) -> Outcome:
-    """Take in and count phase by phase, cutting and crashing wherever `draw` says."""
-    played = Play()
-    begin = 0
-    for document, events in phases:
-        cutter = intake(document)
-        played.append(cutter.announce())
-        records = arriving(events, begin)
-        begin += len(events)
-        for first, last in pieces(len(records), draw.draw(lengths)):
-            played.append(cutter.step(records[first:last]))
-    for first, last in pieces(len(played.log), draw.draw(lengths)):
-        played.step(last - first)
-        if crash and draw.draw(st.booleans()):
-            played.drop_memory(from_anchor=draw.draw(st.booleans()))
-    return played.outcome()
-
-
-@core(200)
-@given(streams(), st.data())
-def test_any_log_however_it_is_cut_is_counted_like_event_by_event(
-    events: list[Usage], data: st.DataObject
-) -> None:
-    found = count_all([(BEFORE, events)], data, crash=False)
-    assert found == expect([(event, BEFORE) for event in events])
-
-
-@core(120)
-@given(streams(), st.data())
-def test_dropping_the_memory_at_any_point_changes_nothing(
-    events: list[Usage], data: st.DataObject
-) -> None:
-    with pytest.MonkeyPatch.context() as small:
-        # Snapshots every few events, in frames of two rows.
-        small.setattr(tally_module, "_SNAPSHOT_IDS", data.draw(st.integers(1, 10)))
-        small.setattr(tally_module, "_SEGMENT_IDS", data.draw(st.integers(0, 1)))
-        small.setattr(shard_module, "_ROWS_MAX", data.draw(st.sampled_from([1, 2, 100])))
-        small.setattr(shard_module, "_TEXT_MAX", data.draw(st.sampled_from([1, 20, 10_000])))
-        found = count_all([(BEFORE, events)], data, crash=True)
-    assert found == expect([(event, BEFORE) for event in events])
-
-
-@core(120)
-@given(streams(), streams(), st.sampled_from([None, "free", "pro"]), st.data())
-def test_other_definitions_in_the_middle_of_the_log_hold_from_there_on(
-    first: list[Usage], second: list[Usage], default: str | None, data: st.DataObject
-) -> None:
-    after = AFTER | {"default_plan": default}
-    found = count_all([(BEFORE, first), (after, second), (BEFORE, first)], data, crash=True)
-    log = [(event, BEFORE) for event in first] + [(event, after) for event in second]
-    # What was sent before, sent again.
-    again = [(event._replace(), BEFORE) for event in first]
-    assert found == expect(log + again)
-
-
-# One by one
+from tests.pipeline.usage_log import frame_of
 
 
 def used(
@@ -406,7 +126,8 @@ def test_the_next_period_fires_anew() -> None:
 def test_a_meter_counts_from_the_first_pack_that_knows_it() -> None:
     played = Play()
     document = limited()
-    before, after = intake(document), intake({**document, "meters": [*document["meters"], ADDED]})
+    added = meter("added", "count")
+    before, after = intake(document), intake({**document, "meters": [*document["meters"], added]})
     events = arriving([used("1"), used("2"), used("3")])
     played.append([*before.announce(), *before.step(events[:1]), *after.announce()])
     # A pack that another instance of intake had cut before it was told.
@@ -459,7 +180,7 @@ def test_every_difference_under_a_known_identity_is_a_conflict() -> None:
         first._replace(customer="c2"),
         first._replace(time_us=first.time_us + 1),
     ]
-    _, found = play(copies)
+    _, found = play(copies, limited())
     assert found.statuses == ["accepted", "duplicate", "duplicate", *["conflict"] * 5]
     (november,) = [total for key, total in found.totals.items() if key[1] == "sum"]
     assert november.value == "5"
@@ -503,7 +224,11 @@ def test_events_that_arrive_far_behind_the_newest_one_are_still_recognised() -> 
         used("new", event_type="unmetered", received_ms=day * DAY_MS),
         *[used("old", event_type="unmetered", received_ms=old) for _ in range(3)],
     ]
-    assert play(events, steps=(1, 1, 1))[1].statuses == ["accepted", "accepted", *["duplicate"] * 2]
+    assert play(events, limited(), (1, 1, 1))[1].statuses == [
+        "accepted",
+        "accepted",
+        *["duplicate"] * 2,
+    ]
 
 
 def test_a_copy_is_recognised_as_long_as_it_could_still_count() -> None:
@@ -536,7 +261,8 @@ def test_ids_that_have_expired_give_their_memory_back() -> None:
 
 def test_a_replay_writes_the_same_bytes() -> None:
     events = [used(f"{n}", n * Decimal("0.3"), f"c{n % 3}") for n in range(40)]
-    once, again = (play(events, steps=(3, 10))[0].outgoing for _ in range(2))
+    document = limited("50%") | {"default_plan": "p"}
+    once, again = (play(events, document, (3, 10))[0].outgoing for _ in range(2))
     assert once == again
 
 
@@ -554,7 +280,8 @@ def test_every_output_lies_in_the_shard_of_its_input_but_alerts_go_by_customer()
 
 
 def test_nothing_counted_is_nothing_written_but_decisions_and_state() -> None:
-    played, _ = play([used("1", event_type="unmetered"), used("2", customer="stranger")])
+    parked = [used("1", event_type="unmetered"), used("2", customer="stranger")]
+    played, _ = play(parked, limited())
     assert not played.frames(topics.TOTALS.name)
     assert len(played.frames(topics.DECISIONS.name)) == 2
 
@@ -581,13 +308,13 @@ def test_snapshots_come_as_often_as_the_shard_doubles(
 
 def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 1_000)
-    played, found = play([used("1")] * 20, steps=[1] * 19)
+    played, found = play([used("1")] * 20, limited(), [1] * 19)
     assert found.statuses == ["accepted", *["duplicate"] * 19]
     assert sum(each.anchor for each in played.changelog) == 4
 
 
 def test_a_pack_cut_by_definitions_that_were_never_announced_stops_the_shard() -> None:
-    (pack,) = intake(BEFORE).step(arriving([used("1")]))
+    (pack,) = intake(limited()).step(arriving([used("1")]))
     with pytest.raises(Stop, match="never announced"):
         TallyShard(3, restore([])).step([(0, frame_of(pack))])
 

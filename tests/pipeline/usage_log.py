@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import settings
@@ -16,7 +17,8 @@ from schemas import rejection, topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, unseal
 
-NOVEMBER_20_MS = int(datetime(2026, 11, 20, 9, 30, tzinfo=UTC).timestamp() * 1000)
+#: 2026-11-20T09:30:00Z
+NOVEMBER_20_MS = 1_795_167_000_000
 
 TOKENS = Definitions.model_validate(
     {
@@ -35,12 +37,24 @@ TOKENS = Definitions.model_validate(
 )
 
 
+#: The last second whose nanoseconds are taken, since 1970.
+SECOND_MAX = 106_751 * 86_400 - 1
+
+
+def utc(*fields: int) -> datetime:
+    """A moment in UTC, from the year on."""
+    return datetime(*fields, tzinfo=UTC)  # type: ignore[misc,arg-type]
+
+
+EPOCH = utc(1970, 1, 1)
+
+
 def core(examples: int) -> settings:
     """The same examples on every machine, however slow it is."""
     return settings(max_examples=examples, deadline=None, derandomize=True)
 
 
-def event(event_id: str = "1", **attributes: Any) -> bytes:
+def event(event_id: str = "1", /, **attributes: Any) -> bytes:
     """An event in structured mode; an attribute of None is left out."""
     named = {
         "specversion": "1.0",
@@ -66,7 +80,7 @@ def record(
 
 
 def binary(
-    data: bytes | None, content_type: bytes | None = b"application/json", **attributes: str
+    data: bytes | None, content_type: bytes | None = b"application/json", /, **attributes: str
 ) -> Record:
     """The event of `event()` in binary mode, with `data` as its value."""
     named = {
@@ -105,6 +119,12 @@ def take_in(
             assert each.topic == topics.REJECTED.name
             rejections.append(each)
     return packs, rejections
+
+
+def pieces(count: int, cuts: Iterable[int]) -> list[slice]:
+    """`count` things in order, cut at these places."""
+    bounds = sorted({0, count, *(cut for cut in cuts if cut < count)})
+    return [slice(begin, end) for begin, end in pairwise(bounds)]
 
 
 def frame_of(outgoing: Outgoing) -> Frame:
