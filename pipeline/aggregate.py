@@ -43,7 +43,7 @@ class Tally:
         self.as_of_ms = max(self.as_of_ms, later.as_of_ms)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Change:
     """What a batch adds to one total: the `rows` (in order) of the group, and their tally."""
 

@@ -15,12 +15,12 @@ from pipeline.errors import MeterlineError, Retry
 #: Name and summary; the command is the function of that name in `pipeline.commands.<name>`.
 COMMANDS = {
     "demo": "Count, store, alert and bill a stream of events, all on this machine.",
-    "migrate": "Create or update the tables and views of the configured ClickHouse.",
-    "send": "Send usage events from a file, or from standard input, to Kafka.",
-    "run": "Run one stage of the pipeline.",
     "dev": "Start a local Kafka, with nothing to install, and create the topics.",
-    "doctor": "Check everything that Meterline needs, and say what to do about it.",
+    "run": "Run one stage of the pipeline.",
+    "send": "Send usage events from a file, or from standard input, to Kafka.",
     "topics": "Create the topics that the configured Kafka lacks.",
+    "migrate": "Create or update the tables and views of the configured ClickHouse.",
+    "doctor": "Check everything that Meterline needs, and say what to do about it.",
 }
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.aggregate import Change, Tally, changes
@@ -17,7 +16,7 @@ from pipeline.limits import Limits, Watched, crossings
 from pipeline.pack import Quantities
 from pipeline.periods import moment, period_end_ms
 from pipeline.record import Outgoing
-from pipeline.shard import Shard, TotalKey, parts
+from pipeline.shard import Shard, TotalKey, parts, table
 from schemas import topics
 from schemas.alert import Alert
 from schemas.frame import Kind, seal
@@ -84,30 +83,32 @@ class Counting:
     def totals(self, version: int) -> Iterator[bytes]:
         """The totals that changed, as frames; nearly always one."""
         for keys in parts(sorted(key for key in self.touched if self._is_published(key))):
-            table = pa.RecordBatch.from_pylist(self._rows(keys), schema=TOTAL_COLUMNS)
-            yield seal(Kind.TOTALS, {"version": version}, [table])
+            rows = list(self._rows(keys))
+            yield seal(Kind.TOTALS, {"version": version}, [table(rows, TOTAL_COLUMNS)])
 
-    def _rows(self, keys: Iterable[TotalKey]) -> list[dict[str, object]]:
-        rows: list[dict[str, object]] = []
+    def _rows(self, keys: Iterable[TotalKey]) -> Iterator[tuple[object, ...]]:
+        """The rows of `TOTAL_COLUMNS` for `keys`."""
+        totals = self._shard.totals
+        texts: dict[tuple[str, tuple[str, ...] | None], str] = {}
         for key in keys:
             meter, customer, start_ms, group = key
             definition = self._meters[meter]
-            tally = self._shard.totals[key]
-            named = dict(zip(definition.group_by, group or (), strict=True))
-            rows.append(
-                {
-                    "customer": customer,
-                    "meter": meter,
-                    "period_start": start_ms,
-                    "period_end": period_end_ms(start_ms, definition.period),
-                    "group": _json.encode(named).decode(),
-                    "value": plain(tally.value),
-                    "usage": plain(self._shard.totals[(meter, customer, start_ms, None)].value),
-                    "events": tally.events,
-                    "as_of": tally.as_of_ms,
-                }
+            text = texts.get((meter, group))
+            if text is None:
+                named = dict(zip(definition.group_by, group or (), strict=True))
+                text = texts[meter, group] = _json.encode(named).decode()
+            tally = totals[key]
+            yield (
+                customer,
+                meter,
+                start_ms,
+                period_end_ms(start_ms, definition.period),
+                text,
+                plain(tally.value),
+                plain(totals[meter, customer, start_ms, None].value),
+                tally.events,
+                tally.as_of_ms,
             )
-        return rows
 
     def alerts(self) -> Iterator[Outgoing]:
         """The thresholds that were crossed, in the order of the log."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +77,9 @@ class Sink(Protocol):
             Retry: nothing is known to be wrong; the same records are given again after a wait.
             Stop: going on would lose or falsify something.
         """
+
+    def ahead(self) -> Set[tuple[str, int]]:
+        """The (topic, partition) that should not be read on until others have caught up."""
 
     def forget(self, topic: str, partition: int) -> None:
         """Drop what is buffered for a partition that is no longer ours."""

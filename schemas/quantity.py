@@ -82,10 +82,10 @@ def exact_number(literal: str) -> Decimal | int:
 
 def plain(units: int) -> str:
     """Nanos as the shortest plain decimal string: never an exponent, no trailing zeros."""
-    sign = "-" if units < 0 else ""
     whole, fraction = divmod(abs(units), NANOS)
+    sign = "-" if units < 0 else ""
     if not fraction:
-        return f"{sign}{whole}"
+        return sign + str(whole)
     return f"{sign}{whole}.{fraction:09d}".rstrip("0")
 
 

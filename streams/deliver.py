@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import structlog
 from confluent_kafka import (
@@ -69,6 +69,8 @@ class Deliverer:
         #: What may have been sent, by us or by an earlier process, and is not confirmed yet.
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._batch: list[Record] = []
+        #: Partitions that are not read on until the sink has caught up elsewhere.
+        self._held: Set[tuple[str, int]] = frozenset()
 
     def run(self) -> None:
         """Work until stopped.
@@ -131,6 +133,15 @@ class Deliverer:
         if offsets:
             consumer.commit(offsets=offsets, asynchronous=False)
         self._batch = later
+        self._hold_back(consumer, self._sink.ahead())
+
+    def _hold_back(self, consumer: Consumer, ahead: Set[tuple[str, int]]) -> None:
+        """Read on only where the sink does not wait for another topic."""
+        held = ahead & self._owned
+        if held != self._held:
+            consumer.resume([TopicPartition(*place) for place in self._held & self._owned])
+            consumer.pause([TopicPartition(*place) for place in held])
+            self._held = held
 
     def _note_attempts(self, consumer: Consumer) -> tuple[list[Record], list[Record]]:
         """Commit what is about to be sent; the records to send now, and those for later.
@@ -180,6 +191,7 @@ class Deliverer:
                 # Only after a rebalance, and that takes everything away: the batch is read again.
                 self._keep(message)
                 return False
+        self._held = frozenset()
         consumer.resume(consumer.assignment())
         return bool(self._batch)
 
@@ -217,6 +229,7 @@ class Deliverer:
         """Forget places; whoever has them next reads them again from what is committed."""
         for place in list(places):
             self._owned.discard(place)
+            self._held -= {place}
             self._attempts.pop(place, None)
             self._sink.forget(*place)
         self._batch = [r for r in self._batch if (r.topic, r.partition) in self._owned]

@@ -57,6 +57,8 @@ class Transactor:
             Stop: when going on would lose or falsify something.
         """
         gc.freeze()
+        # What a step makes has no cycles, so looking for them again and again finds nothing.
+        gc.set_threshold(100_000, 50, 50)
         while not self._stop.is_set():
             try:
                 with Session(self._stage, self._kafka, self._instance) as session:

@@ -94,7 +94,7 @@ def product_accepts(value: bytes) -> bool:
     definitions = Definitions.model_validate(yaml.safe_load(DEFINITIONS_TEXT))
     try:
         envelope, _ = decode_event(Record("usage.events", 0, 0, 0, None, value))
-        readings(definitions)[envelope.type].quantities(decode_data(envelope))
+        readings(definitions)[envelope.type].quantities(decode_data(envelope)[0])
     except Reject:
         return False
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -62,6 +62,10 @@ class StripeSink:
         self.forget(topic, partition)
         if attempt is not None:
             self._attempts[topic, partition] = attempt
+
+    def ahead(self) -> Set[tuple[str, int]]:
+        """Nothing ever waits for another topic."""
+        return frozenset()
 
     def forget(self, topic: str, partition: int) -> None:
         """Drop what is known of a partition."""

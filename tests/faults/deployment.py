@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from datetime import datetime
 from itertools import islice
@@ -124,6 +125,7 @@ class Deployment:
         for process, life in list(self._lives.items()):
             if process.exitcode is None:
                 continue
+            assert process.exitcode in (-signal.SIGKILL, STOPPED), "a fault of the test's own"
             self.deaths += 1
             self.stops += process.exitcode == STOPPED
             del self._lives[process]

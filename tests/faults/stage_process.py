@@ -7,19 +7,23 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import confluent_kafka
+import pyarrow as pa
 import structlog
 from confluent_kafka import TopicPartition
 
 import streams.stage
+from pipeline.dedupe import IdTable
 from pipeline.errors import Stop
-from pipeline.record import Record
+from pipeline.shard import Shard
+from pipeline.shard import restore as restore_shard
 from schemas import topics
 from schemas.definitions import Definitions
+from schemas.frame import Frame
 from streams import session
 from streams.intake import IntakeStage
 from streams.stage import Stage
@@ -33,6 +37,9 @@ STOPPED = 2
 #: Processes are forked from one that has imported everything, so that a restart takes no second.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
+
+# With its first array pyarrow imports a second's worth of modules: before the fork, too.
+pa.array([0])
 
 #: The steps of a transaction, by what comes next.
 STEPS = ("begin", "outputs", "offsets", "commit", "next batch")
@@ -143,14 +150,12 @@ def _commit_offsets_first(_: Life) -> None:
 
 
 def _forget_ids(_: Life) -> None:
-    """A restore that reads no more than where to go on."""
-    restore = TallyStage.restore
+    def without_ids(frames: Iterable[Frame]) -> Shard:
+        shard = restore_shard(frames)
+        shard.ids = IdTable()
+        return shard
 
-    def last_segment(self: TallyStage, partition: int, changelog: Any) -> int | None:
-        segments: list[Record] = list(changelog)
-        return restore(self, partition, iter(segments[-1:]))
-
-    TallyStage.restore = last_segment  # type: ignore[method-assign]
+    vars(streams.tally)["restore"] = without_ids
 
 
 def _alert_outside_the_transaction(life: Life) -> None:

@@ -156,7 +156,8 @@ def said(event: Usage) -> tuple[object, ...]:
 
 
 def is_late(event: Usage, meter: Document) -> bool:
-    return event.received_ms > period_ms(event, meter)[1] + meter["grace_hours"] * 3_600_000
+    grace_ms: int = meter["grace_hours"] * 3_600_000
+    return event.received_ms > period_ms(event, meter)[1] + grace_ms
 
 
 def period_ms(event: Usage, meter: Document) -> tuple[int, int]:

@@ -71,7 +71,7 @@ def one_by_one(aggregation: Aggregation, batch: list[Event], each: int) -> dict[
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@core(150)
+@core(80)
 @given(batch=events, nanos_each=st.sampled_from([1, NANOS, None]))
 def test_a_change_is_what_its_events_come_to_one_by_one(
     aggregation: Aggregation, batch: list[Event], nanos_each: int | None
@@ -89,7 +89,7 @@ def test_a_change_is_what_its_events_come_to_one_by_one(
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@core(100)
+@core(60)
 @given(batch=events, before=st.integers(-(10**12), 10**12), at=st.integers(0, 5))
 def test_no_running_value_is_above_the_peak_and_the_value_before(
     aggregation: Aggregation, batch: list[Event], before: int, at: int
@@ -105,7 +105,7 @@ def test_no_running_value_is_above_the_peak_and_the_value_before(
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@core(150)
+@core(60)
 @given(batch=events, cuts=st.lists(st.integers(0, 25), max_size=4))
 def test_merging_in_the_order_of_the_log_is_associative(
     aggregation: Aggregation, batch: list[Event], cuts: list[int]

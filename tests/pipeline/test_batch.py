@@ -23,7 +23,7 @@ def pack_of(values: list[bytes]) -> Pack:
     return pack
 
 
-@core(100)
+@core(40)
 @given(st.lists(st.lists(rows, min_size=1, max_size=6), min_size=1, max_size=4))
 def test_several_packs_read_like_one(parts: list[list[tuple[str, str, str | None, int]]]) -> None:
     events = [

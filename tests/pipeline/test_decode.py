@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from itertools import product
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -75,9 +76,10 @@ def test_binary_mode_is_read_in_every_case_of_its_headers(
     assert said(record(lower.value, headers=headers)) == said(record(event()))
 
 
-def test_json_without_any_header_is_structured_mode() -> None:
-    assert decode_event(record(event()))[1] == event()
-    assert not refused(record(event()))
+@pytest.mark.parametrize("headers", [(), (("content-type", b"application/cloudevents+json"),)])
+def test_json_without_any_header_is_structured_mode(headers: Headers) -> None:
+    assert decode_event(record(event(), headers=headers))[1] == event()
+    assert refused(record(b"[]", headers=headers)) == "not_a_cloudevent"
 
 
 def test_headers_of_others_do_not_matter() -> None:
@@ -236,7 +238,8 @@ def test_every_attribute_that_is_needed_is_asked_for(name: str) -> None:
     assert refused(record(event(**{name: None}))) == "missing_attribute"
     null = event(**{name: "HERE"}).replace(b'"HERE"', b"null")
     assert refused(record(null)) == "missing_attribute"
-    for value in (1, True, [], {}):
+    faulty: tuple[object, ...] = (1, True, [], {})
+    for value in faulty:
         assert refused(record(event(**{name: value}))) == "invalid_attribute"
 
 
@@ -301,6 +304,42 @@ def test_an_attribute_that_occurs_twice_is_ambiguous(
         twice = document(*more, f'"{written}"{spaces}: {value}')
         assert refused(record(twice)) == "ambiguous"
         assert refused(record(document(*more, f'"{written}": null'))) != ""
+
+
+#: Optional members, or some again, with texts that look like JSON.
+members = st.tuples(
+    st.sampled_from([*MEMBERS, "extension"]),
+    st.sampled_from(["x", "", "é", '"id"', "a,b", "\\", '"', "1.0", '":"', "llm", "1"]),
+)
+
+
+@core(500)
+@given(
+    st.lists(members, max_size=3),
+    st.booleans(),
+    st.sampled_from(["", "data", "datacontenttype"]),
+    st.sampled_from([(",", ":"), (", ", ": "), (" ,\n", " :")]),
+    st.randoms(use_true_random=False),
+)
+def test_whatever_else_an_event_says_each_attribute_is_said_once(
+    more: list[tuple[str, str]],
+    ascii_only: bool,
+    without: str,
+    separators: tuple[str, str],
+    random: Random,
+) -> None:
+    said_once = [(name, value) for name, value in MEMBERS.items() if name != without]
+    added = [(name, json.dumps(text, ensure_ascii=ascii_only)) for name, text in more]
+    all_members = [*said_once, *added]
+    random.shuffle(all_members)
+    comma, colon = separators
+    text = comma.join(f'"{name}"{colon}{value}' for name, value in all_members)
+    names = [name for name, _ in all_members if name != "extension"]
+    reason = refused(record(f"{{{text}}}".encode()), names=())
+    if len(set(names)) < len(names):
+        assert reason
+    else:
+        assert reason in ("", "invalid_data")
 
 
 @pytest.mark.parametrize(("name", "value"), MEMBERS.items())

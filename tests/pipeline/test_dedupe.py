@@ -69,7 +69,7 @@ batches = st.lists(
 )
 
 
-@core(400)
+@core(250)
 @given(batches)
 # The second copy finds the first expired; the third must be compared with the second.
 @example([[(1, 0, 1, 1), (1, 1, 6, 3), (1, 0, 6, 1)]])

@@ -174,7 +174,7 @@ def test_every_json_case_as_a_member_ends_in_one_way() -> None:
 @needs_data
 def test_every_naughty_string_is_a_name_and_a_dimension_like_any_other() -> None:
     strings = json.loads((DATA / "blns.json").read_text(encoding="utf-8"))
-    arriving = []
+    arriving: list[bytes] = []
     expected = []
     for text in strings:
         for place in ("subject", "id", "source", "type", "model"):

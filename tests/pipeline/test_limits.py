@@ -115,7 +115,7 @@ def test_usage_is_what_the_meter_makes_of_it(
     assert walk(watched(["50%", "80%"]), values, aggregation=aggregation) == expected
 
 
-@core(200)
+@core(100)
 @given(
     st.lists(st.integers(-60, 60), max_size=20),
     st.lists(st.integers(0, 20), max_size=3),

@@ -137,16 +137,18 @@ def test_a_dimension_of_a_few_bytes_does_not_become_gigabytes() -> None:
 
 
 def test_a_dimension_of_any_depth_is_a_text_or_is_refused() -> None:
-    for depth in range(850, 1_000):
+    refused = 0
+    for depth in range(800, 1_000):
         try:
-            literal = decode(f'{{"d": {"[" * depth}{"]" * depth}}}')
+            data = decode("[" * depth + "]" * depth)
         except RecursionError:
-            continue
+            break
         try:
-            written = Reading((), ("$.d",)).texts(literal)[0]
+            assert len(Reading((), ("$",)).texts(data)[0]) == 2 * depth
         except Reject:
-            continue
-        assert len(written) == 2 * depth
+            refused += 1
+    # Writing stands a few calls deeper than reading does.
+    assert refused
 
 
 def test_every_path_of_an_event_type_is_read_once() -> None:

@@ -64,7 +64,7 @@ def packs(events: EventColumns, shards: list[int]) -> list[tuple[int, Pack]]:
     return found
 
 
-@core(400)
+@core(200)
 @given(st.lists(st.none() | quantities, min_size=1, max_size=12))
 def test_quantities_of_every_size_come_back_exactly(values: list[int | Decimal | None]) -> None:
     ((_, pack),) = packs(columns(values), [0] * len(values))
@@ -91,7 +91,7 @@ def test_a_column_takes_as_little_room_as_its_values_allow(
     assert (pack.quantities("$.n").integers is None) is (scale is None)
 
 
-@core(200)
+@core(80)
 @given(
     st.lists(st.lists(quantities, min_size=1, max_size=5), min_size=1, max_size=4),
     st.data(),

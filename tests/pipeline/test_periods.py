@@ -39,7 +39,7 @@ def milliseconds(at: datetime) -> int:
 
 
 @pytest.mark.parametrize("period", ["month", "day"])
-@core(300)
+@core(200)
 @given(moment=moments)
 @example(moment=utc(2028, 2, 29, 23, 59, 59, 999_999))
 @example(moment=utc(2100, 3, 1))

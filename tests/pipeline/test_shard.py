@@ -57,7 +57,7 @@ def remembered(shard: Shard) -> tuple[object, ...]:
     )
 
 
-@core(100)
+@core(50)
 @given(
     st.dictionaries(keys, st.tuples(tallies, fired), max_size=8),
     st.lists(st.integers(1, 1_000), unique=True, max_size=12),

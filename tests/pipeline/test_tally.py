@@ -137,6 +137,15 @@ def test_a_meter_counts_from_the_first_pack_that_knows_it() -> None:
     assert counted == {"sum": 3, "added": 1}
 
 
+def test_limits_are_those_that_hold_now_whatever_a_pack_was_cut_with() -> None:
+    played = Play()
+    before, after = intake(limited("50%")), intake(limited("50%", limit="20"))
+    played.append([*before.announce(), *after.announce()])
+    played.append(before.step(arriving([used("1", 10)])))
+    played.step(3)
+    assert fired(played.outcome()) == [("50%", "10", "1")]
+
+
 def test_late_for_every_meter_is_late_and_late_for_some_is_accepted() -> None:
     two = limited() | {"meters": [meter("sum", "sum"), meter("daily", "count", "day")]}
     end_of_day = DECEMBER_MS - 9 * DAY_MS
@@ -238,6 +247,18 @@ def test_a_copy_is_recognised_as_long_as_it_could_still_count() -> None:
     assert play(events, document)[1].statuses == ["accepted", "duplicate", "accepted"]
     later = [used("1"), used("1", received_ms=DECEMBER_MS + far + 2 * DAY_MS)]
     assert play(later, document)[1].statuses == ["accepted", "late"]
+
+
+@pytest.mark.parametrize("steps", [(), (1, 1), (2, 1)])
+def test_what_is_forgotten_on_a_new_day_is_what_no_straggler_could_find(
+    steps: tuple[int, ...],
+) -> None:
+    first_day = DECEMBER_MS // DAY_MS
+    events = [
+        used(event_id, event_type="unmetered", received_ms=(first_day + day) * DAY_MS)
+        for event_id, day in (("a", 0), ("b", DEDUPE_DAYS + 1), ("a", DEDUPE_DAYS))
+    ]
+    assert play(events, limited(), steps)[1].statuses == ["accepted", "accepted", "duplicate"]
 
 
 def test_ids_that_have_expired_give_their_memory_back() -> None:

@@ -1,0 +1,1 @@
+"""What README quotes: programs that measure, to be run by anybody."""
