@@ -76,8 +76,9 @@ def test_an_arrival_time_can_be_replayed(kafka: str) -> None:
 def test_what_the_broker_refuses_is_raised_with_its_customers(kafka: str) -> None:
     create(kafka, 1, "produced.small", **{"max.message.bytes": "1000"})
     producer = Producer(kafka, topic="produced.small")
-    producer.send_raw(random.Random(1).randbytes(5_000), key=b"ann")
     producer.send_raw(b"fits", key=b"bob")
+    producer.flush()
+    producer.send_raw(random.Random(1).randbytes(5_000), key=b"ann")
     with pytest.raises(DeliveryFailed, match="1 usage events were not delivered") as failure:
         producer.flush()
     assert failure.value.keys == ["ann"]

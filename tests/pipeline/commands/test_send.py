@@ -205,7 +205,7 @@ def test_a_broker_that_is_not_there_is_said_at_once(tmp_path: Path) -> None:
     file = tmp_path / "events.ndjson"
     file.write_bytes(event(1))
     code, output, errors = meterline_send(file, "--bootstrap-servers", "127.0.0.1:1")
-    assert (code, output) == (2, "")
+    assert (code, output) == (75, ""), "a try again may succeed"
     assert "Kafka does not answer on 127.0.0.1:1" in errors
     assert "Remedy: Check METERLINE_BOOTSTRAP_SERVERS" in errors
     assert "Traceback" not in errors
@@ -247,7 +247,7 @@ def test_lines_that_a_dying_broker_did_not_take_are_counted_and_nothing_hangs() 
     with LocalKafka() as broker:
         create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
         progress: list[int] = []
-        producer = Producer(broker.address, timeout_seconds=2, kafka={"log_level": "2"})
+        producer = Producer(broker.address, timeout_seconds=10, kafka={"log_level": "2"})
 
         def lines() -> Iterator[Line]:
             yield from (Line(b"cus_1", event(number), None) for number in range(10))
