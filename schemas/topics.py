@@ -42,8 +42,9 @@ EVENTS = Topic(
     8,
     40 * DAY_MS,
     "Usage events as their services publish them: CloudEvents 1.0, keyed by customer.",
-    # Larger events than intake takes are let in, so that they end as rejections, not as losses.
-    config=ANY_TIMESTAMP | LARGE_RECORDS,
+    # Larger events than intake takes are let in, so that they end as rejections, not as losses;
+    # a rejection is larger than its event, by the headers with reason and remedy.
+    config=ANY_TIMESTAMP | {"max.message.bytes": str(15 * 1024 * 1024)},
 )
 METERED = Topic(
     "usage.metered",

@@ -85,4 +85,3 @@ class Follower:
                 group = tuple(sorted(total.group.items()))
                 key = (total.customer, total.meter, total.period_start, group)
                 self.totals[key] = total
-
