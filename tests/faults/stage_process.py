@@ -135,18 +135,17 @@ def _harming_itself(life: Life) -> type[confluent_kafka.Producer]:
 
 
 def _commit_offsets_first(_: Life) -> None:
-    def transact(self: Any, outgoing: Any) -> None:
+    transact = session.Session.transact
+
+    def commit_first(self: Any, outgoing: Any) -> None:
         offsets = [
             TopicPartition(self._stage.input_topic, partition, self._positions[partition])
             for partition in {record.partition for record in self.batch}
         ]
         self._consumer.commit(offsets=offsets, asynchronous=False)
-        self._producer.begin_transaction()
-        write(self._producer, outgoing)
-        self._producer.commit_transaction()
-        self.batch.clear()
+        transact(self, outgoing)
 
-    session.Session.transact = transact  # type: ignore[method-assign]
+    session.Session.transact = commit_first  # type: ignore[method-assign]
 
 
 def _forget_ids(_: Life) -> None:

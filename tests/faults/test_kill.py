@@ -49,9 +49,9 @@ def test_totals_alerts_and_decisions_are_exact_after_every_kill(bare_broker: Loc
 def test_the_kills_find_a_planted_bug(
     bare_broker: LocalKafka, stage: str, bug: str, trace: str
 ) -> None:
-    with Deployment(bare_broker, events=1_000, seed=SEED) as deployment:
+    with Deployment(bare_broker, events=800, seed=SEED) as deployment:
         deployment.start("tally" if stage == "intake" else "intake")
         deployment.start(stage, dies_within=3, bug=bug)
-        play(deployment, deaths_max=8)
+        play(deployment, deaths_max=6)
         assert deployment.deaths
         assert trace in "\n".join(deployment.differences())
