@@ -49,7 +49,15 @@ def check(
         Undecidable: when the input has no single right outcome.
     """
     # Some hostile input nests deeper than usual, and the product may have accepted it.
+    usual = sys.getrecursionlimit()
     sys.setrecursionlimit(5_000)
+    try:
+        return _check(definitions, lines, observed, now)
+    finally:
+        sys.setrecursionlimit(usual)
+
+
+def _check(definitions: Row, lines: Iterable[bytes], observed: Row, now: str | None) -> list[str]:
     seen = frozenset(
         (row["source"], row["id"])
         for section in ("events", "set_aside")

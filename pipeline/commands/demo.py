@@ -32,6 +32,7 @@ from schemas import topics
 from sinks.stripe.stand_in import StripeStandIn
 from streams.follow import Follower
 from streams.local_kafka import LocalKafka
+from streams.read import partition_count
 from streams.topics import create_topics
 
 STAGES = ("intake", "tally", "clickhouse", "bill", "stripe", "watch")
@@ -96,6 +97,11 @@ def _broker(
 ) -> Iterator[tuple[str, Callable[[], None]]]:
     """The address of a Kafka, and what looks after it."""
     if bootstrap_servers is not None:
+        if partition_count({"bootstrap.servers": bootstrap_servers}, topics.EVENTS.name):
+            raise Stop(
+                f"The Kafka on {bootstrap_servers} has {topics.EVENTS.name} already.",
+                remedy="Give an empty Kafka: a demo begins with nothing counted.",
+            )
         yield bootstrap_servers, lambda: None
         return
     with LocalKafka(directory / "kafka", say=console.print) as kafka:

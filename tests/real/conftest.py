@@ -31,7 +31,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def docker_kafka() -> Iterator[str]:
     """The address of a broker that testcontainers runs from the `apache/kafka` image.
 
