@@ -71,6 +71,7 @@ class Deliverer:
         self._batch: list[Record] = []
         #: Partitions that are not read on until the sink has caught up elsewhere.
         self._held: Set[tuple[str, int]] = frozenset()
+        self._closing = False
 
     def run(self) -> None:
         """Work until stopped.
@@ -88,6 +89,7 @@ class Deliverer:
 
     def _work(self) -> None:
         consumer, producer = self._clients()
+        self._closing = False
         try:
             consumer.subscribe(
                 list(self._sink.topics), on_assign=self._assigned, on_revoke=self._revoked
@@ -97,6 +99,7 @@ class Deliverer:
                 if self._batch:
                     self._deliver(consumer, producer)
         finally:
+            self._closing = True
             with contextlib.suppress(KafkaException, RuntimeError):
                 consumer.close()
             self._drop(self._owned)
@@ -191,8 +194,9 @@ class Deliverer:
                 # Only after a rebalance, and that takes everything away: the batch is read again.
                 self._keep(message)
                 return False
-        self._held = frozenset()
-        consumer.resume(consumer.assignment())
+        consumer.resume(
+            [p for p in consumer.assignment() if (p.topic, p.partition) not in self._held]
+        )
         return bool(self._batch)
 
     def _keep(self, message: Message) -> int:
@@ -207,6 +211,9 @@ class Deliverer:
         return len(record.value or b"")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            # A client that is closing answers no more, and its `close` cannot pass on an error.
+            return
         starts = []
         for committed in consumer.committed(partitions, timeout=_ANSWER_SECONDS):
             if committed.error is not None:
@@ -223,6 +230,7 @@ class Deliverer:
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._drop({(partition.topic, partition.partition) for partition in partitions})
+        self._held = frozenset()
         consumer.unassign()
 
     def _drop(self, places: set[tuple[str, int]]) -> None:

@@ -75,6 +75,7 @@ class Session:
         #: The offset up to which each state in memory has counted, which is always committed.
         self._counted: dict[int, int] = {}
         self._anchors: dict[int, int] = {}
+        self._closing = False
         self.batch: list[Record] = []
 
     def __enter__(self) -> Self:
@@ -122,20 +123,21 @@ class Session:
         #    because the flush inside the commit waits ten times as long.
         self._anchors |= write(self._producer, outgoing)
         # 3. The positions, under the group generation that owns the partitions.
+        reached = {record.partition: record.offset + 1 for record in self.batch}
         offsets = [
             TopicPartition(
                 self._stage.input_topic,
                 partition,
-                self._positions[partition],
+                offset,
                 metadata=str(self._anchors.get(partition, "")),
             )
-            for partition in {record.partition for record in self.batch}
+            for partition, offset in reached.items()
         ]
         self._producer.send_offsets_to_transaction(offsets, self._owner(), _ANSWER_SECONDS)
         # 4. Commit: the one moment at which all of it happens.
         self._producer.commit_transaction(_ANSWER_SECONDS)
         # 5. Only now is the batch done.
-        self._counted |= {offset.partition: offset.offset for offset in offsets}
+        self._counted |= reached
         self.batch.clear()
 
     def _owner(self) -> object:
@@ -158,6 +160,7 @@ class Session:
             self._producer.purge()
             self._producer.poll(0)
         self._forget(set(self._counted))
+        self._closing = True
         with contextlib.suppress(KafkaException, RuntimeError):
             self._consumer.close()
         # The consumer's callbacks hold the session; its producer's threads shall end now.
@@ -189,6 +192,9 @@ class Session:
         return len(record.value or b"")
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            # A client that is closing answers no more, and its `close` cannot pass on an error.
+            return
         self._forget(self._counted.keys() - {partition.partition for partition in partitions})
         starts = []
         # Waits for transactions of a former owner that are still being decided.

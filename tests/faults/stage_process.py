@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -30,6 +34,7 @@ from streams.stage import Stage
 from streams.tally import TallyStage
 from streams.transact import Transactor
 from streams.write import write
+from tests.streams.summing import Summing
 
 #: How a stage ends that asks for a person.
 STOPPED = 2
@@ -65,7 +70,7 @@ class Life:
     #: A known mistake, one of `BUGS`.
     bug: str = ""
 
-    def start(self) -> multiprocessing.process.BaseProcess:
+    def start(self) -> BaseProcess:
         """Begin this life."""
         process = _PROCESSES.Process(target=_live, args=(self,), daemon=True)
         process.start()
@@ -74,6 +79,33 @@ class Life:
     def again(self, number: int, dies_within: int) -> Life:
         """The next life of the same process."""
         return replace(self, seed=f"{self.seed}.{number}", pause_before="", dies_within=dies_within)
+
+
+def start_pausing_summing(address: str, name: str) -> BaseProcess:
+    """A `Summing` stage in a process that pauses itself (SIGSTOP) before its second step."""
+    process = _PROCESSES.Process(target=_sum, args=(address, name), daemon=True)
+    process.start()
+    return process
+
+
+def is_paused(process: BaseProcess) -> bool:
+    """Whether a process was stopped by SIGSTOP."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def _sum(address: str, name: str) -> None:
+    steps = itertools.count(1)
+
+    def pause(_: object) -> None:
+        if next(steps) == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+            # Long enough to hear from the group that its membership is over.
+            time.sleep(1.5)
+
+    streams.stage.SESSION_TIMEOUT_MS = 1_000
+    stage = Summing(name, before_step=pause)
+    kafka = {"bootstrap.servers": address, "log_level": "0"}
+    Transactor(stage, kafka, instance="paused", stop=threading.Event()).run()
 
 
 def _live(life: Life) -> None:

@@ -1,9 +1,14 @@
-"""A process of a stage has a name that no other has, and the same one after a restart."""
+"""The name of a process: its own among those that run, and the same again after a restart."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
 
 from streams.instance import claim_instance
 
@@ -16,12 +21,20 @@ with claim_instance(sys.argv[1]) as name:
 """
 
 
-def another_process(stage: str) -> subprocess.Popen[str]:
+@pytest.fixture(autouse=True)
+def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other test's or deployment's processes."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+
+def claim(stage: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CLAIM_AND_WAIT, stage],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=Path(__file__).parents[2],
     )
 
 
@@ -31,24 +44,41 @@ def name_of(process: subprocess.Popen[str]) -> str:
 
 
 def test_a_configured_name_is_taken_as_it_is() -> None:
-    with claim_instance("named", "tally-7") as first, claim_instance("named", "tally-7") as second:
-        assert (first, second) == ("tally-7", "tally-7")
+    with claim_instance("tally", "blue") as first, claim_instance("tally", "blue") as second:
+        assert (first, second) == ("blue", "blue")
 
 
-def test_processes_of_one_stage_have_different_names_and_a_freed_one_is_taken_again() -> None:
-    stage = "test-of-instances"
-    with claim_instance(stage) as mine, another_process(stage) as other:
-        theirs = name_of(other)
-        assert theirs != mine
-        other.kill()
-        other.wait()
-        with another_process(stage) as restarted:
-            assert name_of(restarted) == theirs, "kill -9 freed the name"
-            restarted.kill()
-    with claim_instance(stage) as again:
-        assert again == mine
+def test_each_process_of_a_stage_has_the_lowest_free_number_of_its_host() -> None:
+    with ExitStack() as stack:
+        names = [stack.enter_context(claim_instance("tally")) for _ in range(3)]
+        assert [name.rpartition("-")[2] for name in names] == ["0", "1", "2"]
+        assert len({name.rpartition("-")[0] for name in names}) == 1
+        assert all(re.fullmatch(r"[A-Za-z0-9._-]+", name) for name in names)
+        with claim_instance("intake") as other:
+            assert other == names[0]
+    with claim_instance("tally") as again:
+        assert again == names[0]
 
 
-def test_stages_do_not_take_names_from_each_other() -> None:
-    with claim_instance("test-stage-a") as one, claim_instance("test-stage-b") as other:
-        assert one == other
+def test_an_error_inside_gives_the_name_back() -> None:
+    with pytest.raises(ZeroDivisionError), claim_instance("tally") as name:
+        raise ZeroDivisionError
+    with claim_instance("tally") as again:
+        assert again == name
+
+
+def test_a_killed_process_leaves_its_name_to_its_successor() -> None:
+    """The number of a living neighbour stays taken meanwhile."""
+    killed, neighbour = claim("tally"), None
+    try:
+        first = name_of(killed)
+        neighbour = claim("tally")
+        assert name_of(neighbour) != first
+        killed.kill()
+        killed.wait()
+        with claim_instance("tally") as successor:
+            assert successor == first
+    finally:
+        for process in filter(None, (killed, neighbour)):
+            process.kill()
+            process.communicate()

@@ -1,105 +1,214 @@
-"""The producer: what `flush` returned from is in Kafka; what is not there is raised."""
+"""The producer on a real broker: an event is safe after `flush`, or its sender hears of it."""
 
 from __future__ import annotations
 
-import random
+import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from random import Random
 
 import pytest
 
-from meterline import DeliveryFailed, Producer, Stop, UsageEvent
-from pipeline.decode import decode_event
+from pipeline.errors import Stop
 from pipeline.record import Record
+from schemas.usage_event import UsageEvent
+from streams.local_kafka import LocalKafka
+from streams.producer import DeliveryFailed, Producer
 from tests.streams.on_kafka import create, read
 
 
-def event(customer: str, number: int) -> UsageEvent:
+def event(number: int, customer: str) -> UsageEvent:
     return UsageEvent(
-        id=f"{customer}-{number}",
+        id=str(number),
         source="/test",
-        type="llm.request",
+        type="call",
         subject=customer,
         time=datetime(2026, 11, 20, tzinfo=UTC),
-        data={"tokens": number},
+        data={"number": number},
     )
 
 
-def test_an_event_arrives_in_structured_mode_keyed_by_its_customer(kafka: str) -> None:
-    create(kafka, 3, "produced.one")
-    with Producer(kafka, topic="produced.one") as producer:
-        producer.send(event("ann", 7))
-    (record,) = read(kafka, "produced.one")
-    assert record.key == b"ann"
-    assert record.headers == (("content-type", b"application/cloudevents+json"),)
-    envelope, _ = decode_event(record)
-    assert (envelope.id, envelope.subject, bytes(envelope.data)) == (
-        "ann-7",
-        "ann",
-        b'{"tokens":7}',
-    )
+def numbers(records: list[Record], customer: bytes) -> list[int]:
+    """What one customer's events say, in the order of the log."""
+    mine = [record for record in records if record.key == customer]
+    assert len({record.partition for record in mine}) <= 1
+    return [json.loads(record.value or b"")["data"]["number"] for record in mine]
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
-def test_many_threads_may_send_and_a_customers_events_keep_their_order(
-    kafka: str, compression: str
-) -> None:
-    topic = f"produced.threads.{compression}"
+def test_events_arrive_in_structured_mode_keyed_by_customer(kafka: str, compression: str) -> None:
+    topic = f"producer.{compression}"
     create(kafka, 4, topic)
     with Producer(kafka, topic=topic, compression=compression) as producer:  # type: ignore[arg-type]
+        for number in range(500):
+            producer.send(event(number, f"cus_{number % 7}"))
+    records = read(kafka, topic)
+    assert len(records) == 500
+    for customer in range(7):
+        found = numbers(records, b"cus_%d" % customer)
+        assert found == [number for number in range(500) if number % 7 == customer]
+    assert {record.headers for record in records} == {
+        (("content-type", b"application/cloudevents+json"),)
+    }
+    assert UsageEvent.model_validate_json(records[0].value or b"").source == "/test"
 
-        def send(customer: str) -> None:
+
+def test_threads_share_a_producer_and_each_customer_keeps_its_order(kafka: str) -> None:
+    create(kafka, 3, "producer.threads")
+    with (
+        Producer(kafka, topic="producer.threads", linger_ms=0) as producer,
+        ThreadPoolExecutor(8) as pool,
+    ):
+
+        def send(customer: int) -> None:
             for number in range(300):
-                producer.send(event(customer, number))
+                producer.send(event(number, f"cus_{customer}"))
+                if number % 100 == 0:
+                    producer.flush()
 
-        threads = [threading.Thread(target=send, args=(f"c{number}",)) for number in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    sent: dict[bytes | None, list[Record]] = {}
-    for record in read(kafka, topic):
-        sent.setdefault(record.key, []).append(record)
-    assert len(sent) == 6
-    for key, records in sent.items():
-        ids = [decode_event(record)[0].id for record in records]
-        assert ids == [f"{(key or b'').decode()}-{number}" for number in range(300)]
+        list(pool.map(send, range(8)))
+    records = read(kafka, "producer.threads")
+    for customer in range(8):
+        assert numbers(records, b"cus_%d" % customer) == list(range(300))
 
 
-def test_an_arrival_time_can_be_replayed(kafka: str) -> None:
-    create(kafka, 1, "produced.replay", **{"message.timestamp.after.max.ms": str(2**63 - 1)})
-    with Producer(kafka, topic="produced.replay") as producer:
-        producer.send_raw(b"{}", key=b"ann", timestamp_ms=1_700_000_000_123)
-    assert [record.timestamp_ms for record in read(kafka, "produced.replay")] == [1_700_000_000_123]
-
-
-def test_what_the_broker_refuses_is_raised_with_its_customers(kafka: str) -> None:
-    create(kafka, 1, "produced.small", **{"max.message.bytes": "1000"})
-    producer = Producer(kafka, topic="produced.small")
-    producer.send_raw(b"fits", key=b"bob")
-    producer.flush()
-    producer.send_raw(random.Random(1).randbytes(5_000), key=b"ann")
-    with pytest.raises(DeliveryFailed, match="1 usage events were not delivered") as failure:
+def test_raw_bytes_arrive_as_they_are_with_their_arrival_time(kafka: str) -> None:
+    create(kafka, 1, "producer.raw")
+    with Producer(kafka, topic="producer.raw") as producer:
+        producer.send_raw(b"\xff not JSON", timestamp_ms=1_700_000_000_123)
         producer.flush()
-    assert failure.value.keys == ["ann"]
+        producer.send_raw(b"", key=b"cus_1")
+    first, second = read(kafka, "producer.raw")
+    assert (first.value, first.key, first.timestamp_ms) == (
+        b"\xff not JSON",
+        None,
+        1_700_000_000_123,
+    )
+    assert (second.value, second.key) == (b"", b"cus_1")
+
+
+def test_what_was_flushed_is_there_before_the_producer_is_closed(kafka: str) -> None:
+    create(kafka, 1, "producer.flushed")
+    with Producer(kafka, topic="producer.flushed", linger_ms=5_000) as producer:
+        producer.send(event(1, "cus_1"))
+        producer.flush()
+        assert len(read(kafka, "producer.flushed")) == 1
+
+
+def test_what_was_sent_before_an_error_in_the_block_arrives_all_the_same(kafka: str) -> None:
+    create(kafka, 1, "producer.error")
+
+    def fail() -> None:
+        with Producer(kafka, topic="producer.error", linger_ms=5_000) as producer:
+            producer.send(event(1, "cus_1"))
+            raise LookupError("of the service")
+
+    with pytest.raises(LookupError):
+        fail()
+    assert len(read(kafka, "producer.error")) == 1
+
+
+def large() -> UsageEvent:
+    """An event that does not fit into a topic of 1,000 bytes, compressed either."""
+    text = Random(1).randbytes(2_000).hex()
+    return event(1, "cus_large").model_copy(update={"data": {"text": text}})
+
+
+def test_an_event_that_the_topic_refuses_is_named_by_flush_and_only_once(kafka: str) -> None:
+    create(kafka, 1, "producer.refused", **{"max.message.bytes": "1000"})
+    producer = Producer(kafka, topic="producer.refused", linger_ms=0)
+    producer.send(large())
+    with pytest.raises(DeliveryFailed, match="1 usage events were not delivered") as failed:
+        producer.flush()
+    assert failed.value.keys == ["cus_large"]
+    assert "same ids" in failed.value.remedy
+    producer.send(event(2, "cus_1"))
     producer.close()
-    assert [record.value for record in read(kafka, "produced.small")] == [b"fits"]
+    assert [record.key for record in read(kafka, "producer.refused")] == [b"cus_1"]
 
 
-def test_a_broker_that_does_not_answer_is_a_failed_delivery() -> None:
-    producer = Producer("127.0.0.1:1", timeout_seconds=1, kafka={"log_level": "0"})
-    producer.send(event("ann", 1))
-    with pytest.raises(DeliveryFailed):
-        producer.close()
+def test_a_failure_is_also_raised_by_the_next_send(kafka: str) -> None:
+    """And the event that this one was for is not sent behind its sender's back."""
+    create(kafka, 1, "producer.next", **{"max.message.bytes": "1000"})
+    sent: list[int] = []
 
+    def send_on() -> None:
+        for number in range(1_000):
+            producer.send(event(number, "cus_1"))
+            sent.append(number)
+            time.sleep(0.01)
 
-def test_a_closed_producer_refuses_events(kafka: str) -> None:
-    producer = Producer(kafka)
+    producer = Producer(kafka, topic="producer.next", linger_ms=0)
+    producer.send(event(-1, "cus_1"))
+    producer.flush()
+    producer.send(large())
+    # A batch is refused as a whole, so neighbours of the large one may be named with it.
+    with pytest.raises(DeliveryFailed) as failed:
+        send_on()
     producer.close()
-    with pytest.raises(Stop, match="closed"):
-        producer.send(event("ann", 1))
+    arrived = numbers(read(kafka, "producer.next"), b"cus_1")
+    assert arrived == [-1, *sent[failed.value.count - 1 :]]
 
 
-def test_faulty_settings_are_named(kafka: str) -> None:
-    with pytest.raises(Stop, match="no\\.such\\.setting"):
-        Producer(kafka, kafka={"no.such.setting": "1"})
+def test_an_event_beyond_every_limit_is_refused_at_once(kafka: str) -> None:
+    create(kafka, 1, "producer.oversized")
+    with Producer(kafka, topic="producer.oversized") as producer:
+        with pytest.raises(Stop, match="cannot be sent") as stop:
+            producer.send_raw(b"x" * (17 * 1024 * 1024))
+        assert "1 MiB" in stop.value.remedy
+        producer.send(event(1, "cus_1"))
+    assert len(read(kafka, "producer.oversized")) == 1
+
+
+def test_without_a_broker_flush_says_how_many_are_not_safe() -> None:
+    quiet = {"log_level": "0"}
+    producer = Producer("127.0.0.1:1", timeout_seconds=1, kafka=quiet)
+    for number in range(150):
+        producer.send(event(number, f"cus_{number}"))
+    with pytest.raises(DeliveryFailed) as failed:
+        producer.flush()
+    assert failed.value.count == 150
+    assert failed.value.keys == [f"cus_{number}" for number in range(100)]
+    producer.close()
+
+
+def test_a_full_queue_holds_the_sender_back_until_there_is_room(kafka: str) -> None:
+    create(kafka, 1, "producer.full")
+    small_queue = {"queue.buffering.max.messages": "10"}
+    with Producer(kafka, topic="producer.full", kafka=small_queue) as producer:
+        for number in range(200):
+            producer.send(event(number, "cus_1"))
+    assert numbers(read(kafka, "producer.full"), b"cus_1") == list(range(200))
+
+
+def test_the_death_of_the_broker_delays_events_and_neither_loses_nor_doubles_one(
+    broker: LocalKafka,
+) -> None:
+    create(broker.address, 2, "producer.outage")
+    quiet = {"log_level": "0"}
+    with Producer(broker.address, topic="producer.outage", kafka=quiet) as producer:
+        for number in range(1_000):
+            if number == 500:
+                broker.kill()
+                restart = threading.Thread(target=broker.start)
+                restart.start()
+            producer.send(event(number, f"cus_{number % 3}"))
+        restart.join()
+    records = read(broker.address, "producer.outage")
+    for customer in range(3):
+        found = numbers(records, b"cus_%d" % customer)
+        assert found == [number for number in range(1_000) if number % 3 == customer]
+
+
+def test_a_closed_producer_takes_nothing_more(kafka: str) -> None:
+    with Producer(kafka) as producer:
+        pass
+    with pytest.raises(Stop, match="The producer is closed"):
+        producer.send(event(1, "cus_1"))
+
+
+def test_faulty_settings_are_told_apart_from_an_outage() -> None:
+    with pytest.raises(Stop, match="settings are faulty"):
+        Producer("127.0.0.1:1", kafka={"no.such.setting": "1"})

@@ -12,7 +12,9 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import Stop
+from pipeline.record import Record
 from streams import session
+from streams.session import Session
 from streams.stage import group_of
 from streams.transact import Transactor
 from tests.streams import on_kafka
@@ -181,6 +183,35 @@ def test_a_takeover_waits_until_the_former_owner_s_transaction_is_decided(kafka:
         8,
         9,
     ]
+
+
+def test_who_is_no_member_of_the_group_commits_nothing(kafka: str) -> None:
+    """An empty group would take its offsets: the shell itself must not send them."""
+    stage = Summing("stranger", has_state=False)
+    numbers = Numbers(kafka, stage, partitions=1)
+    numbers.send(1)
+    with Session(stage, {"bootstrap.servers": kafka}, "a") as stranger:
+        stranger._producer.init_transactions(WAIT_SECONDS_MAX)
+        stranger.batch.append(Record(stage.input_topic, 0, 0, 0, None, b"1"))
+        with pytest.raises(KafkaException, match="UNKNOWN_MEMBER_ID"):
+            stranger.transact(stage.step(stranger.batch))
+    assert numbers.written() == [[]]
+    assert numbers.positions() == [0]
+
+
+def test_a_session_that_ends_while_it_is_given_shards_ends_quietly(kafka: str) -> None:
+    stage = Summing("short")
+    Numbers(kafka, stage, partitions=1)
+    admin = AdminClient({"bootstrap.servers": kafka})
+    with Session(stage, {"bootstrap.servers": kafka}, "a") as short:
+        short.open()
+        wait_until(lambda: has_shards(admin, stage.name), "the group has given it its shards")
+
+
+def has_shards(admin: AdminClient, stage: str) -> bool:
+    group = group_of(stage)
+    described = admin.describe_consumer_groups([group])[group].result(WAIT_SECONDS_MAX)
+    return any(member.assignment.topic_partitions for member in described.members)
 
 
 def test_a_restart_restores_from_the_anchor_that_was_committed_with_the_offsets(

@@ -1,0 +1,136 @@
+"""Owners come, go, freeze and wake up again, and the broker dies: the totals stay exact."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
+
+import pipeline.tally
+from schemas import topics
+from streams.local_kafka import LocalKafka
+from streams.read import read_to_end
+from streams.stage import group_of
+from streams.tally import TallyStage
+from streams.transact import Transactor
+from tests.faults.deployment import SHARDS, Deployment
+from tests.faults.stage_process import is_paused, start_pausing_summing
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, running, wait_until
+from tests.streams.summing import Numbers, Summing
+
+SEED = 5
+
+
+@pytest.mark.parametrize("step", ["outputs", "commit"])
+def test_an_owner_that_wakes_up_after_another_took_over_commits_nothing(
+    bare_broker: LocalKafka, step: str
+) -> None:
+    """It froze in mid-transaction; awake again it drops its work and goes on as a new member."""
+    with Deployment(bare_broker, events=700, seed=SEED) as deployment:
+        deployment.start("intake")
+        frozen = deployment.start("tally", instance="a", pause_before=step)
+        deployment.send(400)
+        wait_until(lambda: is_paused(frozen), "the owner has frozen")
+        deployment.start("tally", instance="b")
+        deployment.wait_until_done()
+        os.kill(frozen.pid or 0, signal.SIGCONT)
+        deployment.send(300)
+        deployment.wait_until_done()
+        assert deployment.are_all_alive()
+        assert deployment.differences() == []
+
+
+def test_an_owner_that_wakes_up_in_an_empty_group_commits_nothing(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another owner has come and gone meanwhile, and an empty group takes offsets from anybody."""
+    monkeypatch.setattr("streams.stage.SESSION_TIMEOUT_MS", 1_000)
+    numbers = Numbers(kafka, stage := Summing("frozen"), partitions=1)
+    numbers.send(5)
+    frozen = start_pausing_summing(kafka, stage.name)
+    wait_until(numbers.done, "the first owner has confirmed all")
+    numbers.send(5)
+    wait_until(lambda: is_paused(frozen), "the first owner has frozen")
+    stop = threading.Event()
+    second = Transactor(stage, {"bootstrap.servers": kafka}, instance="second", stop=stop)
+    with running(second, stop):
+        wait_until(numbers.done, "the second owner has confirmed all")
+    wait_until(lambda: is_empty(kafka, stage.name), "the group has forgotten the second owner")
+    os.kill(frozen.pid or 0, signal.SIGCONT)
+    wait_until(lambda: not is_empty(kafka, stage.name), "the first owner is a member again")
+    numbers.send(5)
+    wait_until(numbers.done, "the first owner has confirmed the rest")
+    frozen.kill()
+    frozen.join()
+    numbers.assert_exact()
+
+
+def is_empty(kafka: str, stage: str) -> bool:
+    admin = AdminClient({"bootstrap.servers": kafka})
+    group = group_of(stage)
+    described = admin.describe_consumer_groups([group])[group].result(WAIT_SECONDS_MAX)
+    return bool(described.state == ConsumerGroupState.EMPTY)
+
+
+def test_processes_join_and_leave_while_events_come(bare_broker: LocalKafka) -> None:
+    with Deployment(bare_broker, events=900, seed=SEED) as deployment:
+        for stage in ("intake", "tally"):
+            deployment.start(stage)
+        deployment.send(300)
+        joined = [deployment.start(stage, instance="b") for stage in ("intake", "tally")]
+        deployment.send(300)
+        deployment.wait_until_done()
+        for process in joined:
+            deployment.end(process)
+        deployment.send(300)
+        deployment.wait_until_done()
+        assert deployment.are_all_alive()
+        assert deployment.differences() == []
+
+
+def test_stages_live_through_the_death_of_the_broker(bare_broker: LocalKafka) -> None:
+    with Deployment(bare_broker, events=900, seed=SEED) as deployment:
+        for stage in ("intake", "tally"):
+            deployment.start(stage)
+        for _ in range(2):
+            deployment.send(300)
+            bare_broker.kill()
+            bare_broker.start()
+        deployment.send(300)
+        deployment.wait_until_done()
+        assert deployment.are_all_alive()
+        assert deployment.differences() == []
+
+
+def test_a_restart_of_tally_reads_its_last_snapshot_and_what_follows(
+    bare_broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group's offsets say where it begins, in every shard; what came before may be deleted."""
+    monkeypatch.setattr(pipeline.tally, "_SNAPSHOT_IDS", 20)
+    begins: dict[int, int] = {}
+
+    def watched(kafka: object, topic: str, partition: int, begin: int, *, whole: bool) -> object:
+        begins[partition] = begin
+        return read_to_end(kafka, topic, partition, begin, whole=whole)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("streams.session.read_to_end", watched)
+    kafka = {"bootstrap.servers": bare_broker.address}
+    with Deployment(bare_broker, events=1_000, seed=SEED) as deployment:
+        deployment.start("intake", batch_max=20)
+        for _ in range(2):
+            stop = threading.Event()
+            tally = Transactor(TallyStage(), kafka, instance="a", stop=stop, batch_max=2)
+            with running(tally, stop):
+                deployment.send(500)
+                deployment.wait_until_done()
+                noted = committed(bare_broker.address, "tally", topics.METERED.name)
+            if not any(begins.values()):
+                anchors = {shard: int(metadata) for shard, (_, metadata) in noted.items()}
+        assert begins == anchors
+        assert min(begins.values()) > 0
+        assert len(begins) == SHARDS
+        assert deployment.differences() == []
