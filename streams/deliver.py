@@ -212,7 +212,9 @@ class Deliverer:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closing:
-            # A client that is closing answers no more, and its `close` cannot pass on an error.
+            # A client that is closing answers no more, and its `close` cannot pass on an error. It
+            # still waits for a word on what it is given.
+            consumer.unassign()
             return
         starts = []
         for committed in consumer.committed(partitions, timeout=_ANSWER_SECONDS):

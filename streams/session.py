@@ -193,7 +193,9 @@ class Session:
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._closing:
-            # A client that is closing answers no more, and its `close` cannot pass on an error.
+            # A client that is closing answers no more, and its `close` cannot pass on an error. It
+            # still waits for a word on what it is given.
+            consumer.unassign()
             return
         self._forget(self._counted.keys() - {partition.partition for partition in partitions})
         starts = []

@@ -81,9 +81,9 @@ class Life:
         return replace(self, seed=f"{self.seed}.{number}", pause_before="", dies_within=dies_within)
 
 
-def start_pausing_summing(address: str, name: str) -> BaseProcess:
-    """A `Summing` stage in a process that pauses itself (SIGSTOP) before its second step."""
-    process = _PROCESSES.Process(target=_sum, args=(address, name), daemon=True)
+def start_summing(address: str, name: str, *, pauses: bool) -> BaseProcess:
+    """A `Summing` stage in a process, which may pause itself (SIGSTOP) before its second step."""
+    process = _PROCESSES.Process(target=_sum, args=(address, name, pauses), daemon=True)
     process.start()
     return process
 
@@ -93,11 +93,11 @@ def is_paused(process: BaseProcess) -> bool:
     return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
-def _sum(address: str, name: str) -> None:
+def _sum(address: str, name: str, pauses: bool) -> None:
     steps = itertools.count(1)
 
     def pause(_: object) -> None:
-        if next(steps) == 2:
+        if next(steps) == 2 and pauses:
             os.kill(os.getpid(), signal.SIGSTOP)
             # Long enough to hear from the group that its membership is over.
             time.sleep(1.5)

@@ -18,7 +18,7 @@ from streams.stage import group_of
 from streams.tally import TallyStage
 from streams.transact import Transactor
 from tests.faults.deployment import SHARDS, Deployment
-from tests.faults.stage_process import is_paused, start_pausing_summing
+from tests.faults.stage_process import is_paused, start_summing
 from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, running, wait_until
 from tests.streams.summing import Numbers, Summing
 
@@ -44,15 +44,19 @@ def test_an_owner_that_wakes_up_after_another_took_over_commits_nothing(
         assert deployment.differences() == []
 
 
-def test_an_owner_that_wakes_up_in_an_empty_group_commits_nothing(
-    kafka: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_work", [True, False])
+def test_an_owner_that_wakes_up_in_an_empty_group_trusts_nothing_that_it_has(
+    kafka: str, monkeypatch: pytest.MonkeyPatch, has_work: bool
 ) -> None:
-    """Another owner has come and gone meanwhile, and an empty group takes offsets from anybody."""
+    """Another owner has come and gone: its work in hand and its state are of no use any more."""
     monkeypatch.setattr("streams.stage.SESSION_TIMEOUT_MS", 1_000)
-    numbers = Numbers(kafka, stage := Summing("frozen"), partitions=1)
+    numbers = Numbers(kafka, stage := Summing(f"frozen-{has_work}"), partitions=1)
     numbers.send(5)
-    frozen = start_pausing_summing(kafka, stage.name)
+    frozen = start_summing(kafka, stage.name, pauses=has_work)
+    assert frozen.pid is not None
     wait_until(numbers.done, "the first owner has confirmed all")
+    if not has_work:
+        os.kill(frozen.pid, signal.SIGSTOP)
     numbers.send(5)
     wait_until(lambda: is_paused(frozen), "the first owner has frozen")
     stop = threading.Event()
@@ -60,7 +64,7 @@ def test_an_owner_that_wakes_up_in_an_empty_group_commits_nothing(
     with running(second, stop):
         wait_until(numbers.done, "the second owner has confirmed all")
     wait_until(lambda: is_empty(kafka, stage.name), "the group has forgotten the second owner")
-    os.kill(frozen.pid or 0, signal.SIGCONT)
+    os.kill(frozen.pid, signal.SIGCONT)
     wait_until(lambda: not is_empty(kafka, stage.name), "the first owner is a member again")
     numbers.send(5)
     wait_until(numbers.done, "the first owner has confirmed the rest")

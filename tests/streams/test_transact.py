@@ -169,6 +169,7 @@ def test_a_takeover_waits_until_the_former_owner_s_transaction_is_decided(kafka:
         nobody.consumer_group_metadata(),
         WAIT_SECONDS_MAX,
     )
+    nobody.close()
     stop = threading.Event()
     with running(transactor(kafka, stage, stop), stop) as thread:
         thread.join(3)
