@@ -36,6 +36,7 @@ from pipeline.record import Outgoing, Record
 from schemas import topics
 from schemas.definitions import Definitions
 from streams import kafka_distribution
+from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.producer import Producer
@@ -43,7 +44,7 @@ from streams.read import read_to_end
 from streams.stage import Stage
 from streams.tally import TallyStage
 from streams.topics import create_topics
-from streams.transact import Transactor
+from streams.transact import Transactor, spare_the_collector
 
 CUSTOMERS = 10_000
 SEED = 20_261_120
@@ -250,7 +251,9 @@ def _run(stage: Stage, address: str, *, records: int, count: int) -> Measured:
     pa.array([1]).to_pandas()  # imports what pyarrow otherwise imports on the first record
     watched = _Watched(stage, records)
     stop = _Committed(watched, count)
-    Transactor(watched, {"bootstrap.servers": address}, instance="benchmark", stop=stop).run()
+    spare_the_collector()
+    clients = ConfluentClients({"bootstrap.servers": address})
+    Transactor(watched, clients, instance="benchmark", stop=stop).run()
     if stop.measured is None:
         raise RuntimeError(f"{stage.name} ended before its last record")
     return stop.measured

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
+    OffsetSpec,
     ResourceType,
 )
 
@@ -103,6 +104,25 @@ def require_topic(kafka: Mapping[str, str], name: str, within_seconds: float = 1
             f"Kafka at {kafka['bootstrap.servers']} has no topic {name}: {topics[name].error}.",
             remedy="Create the topics with `meterline topics`.",
         )
+
+
+def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> int:
+    """The latest timestamp of all records of a topic, milliseconds since 1970; -1 without records.
+
+    Raises:
+        Retry: no broker answers in time.
+    """
+    admin = AdminClient({**_QUIET, **kafka})
+    try:
+        partitions = admin.list_topics(name, timeout=within_seconds).topics[name].partitions
+        asked = {
+            TopicPartition(name, number): OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+            for number in partitions
+        }
+        answers = admin.list_offsets(asked, request_timeout=within_seconds).values()
+        return max((answer.result().timestamp for answer in answers), default=-1)
+    except KafkaException as error:
+        raise _silent(kafka, error) from error
 
 
 def try_transactions(kafka: Mapping[str, str], within_seconds: float) -> None:

@@ -6,32 +6,19 @@ it is about to: a process that comes later then knows what may have been sent, a
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
-import time
-from collections.abc import Mapping, Set
+from collections.abc import Sequence, Set
 
 import structlog
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaException,
-    Message,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import KafkaException
 
 from pipeline.errors import Retry
 from pipeline.record import Attempt, Record, Sink
+from streams.clients import Clients, Committed, GroupConsumer, Place, StopSignal, Writer
 from streams.failures import stop_if_hopeless
-from streams.read import record_of
-from streams.stage import member_of, membership
-from streams.write import WRITER, write
 
 log = structlog.get_logger()
 
-_ANSWER_SECONDS = 30.0
 _PAUSE_SECONDS = 1.0
 _PAUSE_SECONDS_MAX = 30.0
 
@@ -47,10 +34,10 @@ class Deliverer:
         self,
         name: str,
         sink: Sink,
-        kafka: Mapping[str, str],
+        clients: Clients,
         *,
         instance: str,
-        stop: threading.Event,
+        stop: StopSignal,
         linger_ms: int,
         notes_attempts: bool = False,
         batch_max: int = 2_000,
@@ -58,20 +45,21 @@ class Deliverer:
     ) -> None:
         self._name = name
         self._sink = sink
-        self._kafka = dict(kafka)
+        self._clients = clients
+        self._clock = clients.clock
         self._instance = instance
         self._stop = stop
         self._linger_seconds = linger_ms / 1000
         self._notes_attempts = notes_attempts
         self._batch_max = batch_max
         self._batch_bytes_max = batch_bytes_max
-        self._owned: set[tuple[str, int]] = set()
+        self._owned: set[Place] = set()
         #: What may have been sent, by us or by an earlier process, and is not confirmed yet.
-        self._attempts: dict[tuple[str, int], Attempt] = {}
+        self._attempts: dict[Place, Attempt] = {}
         self._batch: list[Record] = []
         #: Partitions that are not read on until the sink has caught up elsewhere.
-        self._held: Set[tuple[str, int]] = frozenset()
-        self._closing = False
+        self._held: Set[Place] = frozenset()
+        self._consumer: GroupConsumer
 
     def run(self) -> None:
         """Work until stopped.
@@ -88,40 +76,36 @@ class Deliverer:
                 self._stop.wait(_PAUSE_SECONDS)
 
     def _work(self) -> None:
-        consumer, producer = self._clients()
-        self._closing = False
+        consumer = self._consumer = self._clients.consumer(self._name, self._instance)
+        writer = self._clients.writer(self._name, self._instance)
         try:
-            consumer.subscribe(
-                list(self._sink.topics), on_assign=self._assigned, on_revoke=self._revoked
-            )
+            consumer.subscribe(self._sink.topics, self._assigned, self._revoked)
             while not self._stop.is_set():
                 self._gather(consumer)
                 if self._batch:
-                    self._deliver(consumer, producer)
+                    self._deliver(consumer, writer)
         finally:
-            self._closing = True
-            with contextlib.suppress(KafkaException, RuntimeError):
-                consumer.close()
+            consumer.close()
             self._drop(self._owned)
 
-    def _gather(self, consumer: Consumer) -> None:
+    def _gather(self, consumer: GroupConsumer) -> None:
         size = 0
-        deadline = time.monotonic() + self._linger_seconds
+        deadline = self._clock.monotonic() + self._linger_seconds
         while len(self._batch) < self._batch_max and size < self._batch_bytes_max:
-            wait = min(deadline - time.monotonic(), 0.2)
+            wait = min(deadline - self._clock.monotonic(), 0.2)
             if wait <= 0 or self._stop.is_set():
                 return
-            for message in consumer.consume(self._batch_max - len(self._batch), wait):
-                size += self._keep(message)
+            room = self._batch_max - len(self._batch)
+            size += sum(map(self._keep, consumer.read(room, wait)))
 
-    def _deliver(self, consumer: Consumer, producer: Producer) -> None:
+    def _deliver(self, consumer: GroupConsumer, writer: Writer) -> None:
         # 1. Note what is about to be sent, where it cannot be taken back.
         due, later = self._note_attempts(consumer) if self._notes_attempts else (self._batch, [])
         # 2. Hand it over, again and again while the outside does not answer.
         pause = _PAUSE_SECONDS
         while True:
             try:
-                written = self._sink.write(due, time.time_ns() // 1_000_000)
+                written = self._sink.write(due, self._clock.now_ms())
                 break
             except Retry as refusal:
                 wait = pause if refusal.after_seconds is None else refusal.after_seconds
@@ -130,112 +114,100 @@ class Deliverer:
                 if not self._wait_in_group(consumer, wait):
                     return
         # 3. Tell other readers what became of it.
-        write(producer, written.outgoing)
+        writer.write(written.outgoing)
         # 4. Only now move on.
-        offsets = [self._confirmation(place, offset) for place, offset in written.positions.items()]
-        if offsets:
-            consumer.commit(offsets=offsets, asynchronous=False)
+        if written.positions:
+            consumer.commit(
+                {
+                    place: self._confirmation(place, offset)
+                    for place, offset in written.positions.items()
+                }
+            )
         self._batch = later
         self._hold_back(consumer, self._sink.ahead())
 
-    def _hold_back(self, consumer: Consumer, ahead: Set[tuple[str, int]]) -> None:
+    def _hold_back(self, consumer: GroupConsumer, ahead: Set[Place]) -> None:
         """Read on only where the sink does not wait for another topic."""
         held = ahead & self._owned
         if held != self._held:
-            consumer.resume([TopicPartition(*place) for place in self._held & self._owned])
-            consumer.pause([TopicPartition(*place) for place in held])
+            consumer.resume(sorted(self._held & self._owned))
+            consumer.pause(sorted(held))
             self._held = held
 
-    def _note_attempts(self, consumer: Consumer) -> tuple[list[Record], list[Record]]:
+    def _note_attempts(self, consumer: GroupConsumer) -> tuple[list[Record], list[Record]]:
         """Commit what is about to be sent; the records to send now, and those for later.
 
         An attempt that was not confirmed is repeated as it was, without a record more: it may be
         too old to send, and what joined it would be held with it.
         """
-        logs: dict[tuple[str, int], list[Record]] = {}
+        logs: dict[Place, list[Record]] = {}
         for record in self._batch:
             logs.setdefault((record.topic, record.partition), []).append(record)
         due: list[Record] = []
         later: list[Record] = []
-        notes = []
+        notes: dict[Place, Committed] = {}
         for place, records in logs.items():
             attempt = self._attempts.get(place)
             if attempt is None or attempt.through_offset < records[0].offset:
-                attempt = Attempt(records[-1].offset, time.time_ns() // 1_000_000)
+                attempt = Attempt(records[-1].offset, self._clock.now_ms())
                 self._attempts[place] = attempt
-                notes.append(TopicPartition(*place, records[0].offset, metadata=_note(attempt)))
+                notes[place] = Committed(records[0].offset, _note(attempt))
             for record in records:
                 (due if record.offset <= attempt.through_offset else later).append(record)
         if notes:
-            consumer.commit(offsets=notes, asynchronous=False)
+            consumer.commit(notes)
         return due, later
 
-    def _confirmation(self, place: tuple[str, int], offset: int) -> TopicPartition:
+    def _confirmation(self, place: Place, offset: int) -> Committed:
         attempt = self._attempts.get(place)
         if attempt is None:
-            return TopicPartition(*place, offset)
+            return Committed(offset)
         if attempt.through_offset < offset:
             del self._attempts[place]
-            return TopicPartition(*place, offset)
-        return TopicPartition(*place, offset, metadata=_note(attempt))
+            return Committed(offset)
+        return Committed(offset, _note(attempt))
 
-    def _wait_in_group(self, consumer: Consumer, seconds: float) -> bool:
+    def _wait_in_group(self, consumer: GroupConsumer, seconds: float) -> bool:
         """Wait, but stay a member: nothing is fetched, the group is still served.
 
         Returns whether the batch is still to be delivered.
         """
-        consumer.pause(consumer.assignment())
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0 and self._batch:
+        consumer.pause(sorted(self._owned))
+        deadline = self._clock.monotonic() + seconds
+        while (left := deadline - self._clock.monotonic()) > 0 and self._batch:
             if self._stop.is_set():
                 return False
-            message = consumer.poll(min(left, 0.2))
-            if message is not None:
+            if records := consumer.read(1, min(left, 0.2)):
                 # Only after a rebalance, and that takes everything away: the batch is read again.
-                self._keep(message)
+                self._keep(records[0])
                 return False
-        consumer.resume(
-            [p for p in consumer.assignment() if (p.topic, p.partition) not in self._held]
-        )
+        consumer.resume(sorted(self._owned - self._held))
         return bool(self._batch)
 
-    def _keep(self, message: Message) -> int:
-        """Add a message to the batch; its bytes."""
-        error = message.error()
-        if error is not None:
-            raise KafkaException(error)
-        record = record_of(message)
+    def _keep(self, record: Record) -> int:
+        """Add a record to the batch; its bytes."""
         if (record.topic, record.partition) not in self._owned:
             return 0
         self._batch.append(record)
         return len(record.value or b"")
 
-    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        if self._closing:
-            # A client that is closing answers no more, and its `close` cannot pass on an error. It
-            # still waits for a word on what it is given.
-            consumer.unassign()
-            return
-        starts = []
-        for committed in consumer.committed(partitions, timeout=_ANSWER_SECONDS):
-            if committed.error is not None:
-                raise KafkaException(committed.error)
-            place = (committed.topic, committed.partition)
-            attempt = _noted(committed.metadata) if committed.metadata else None
+    def _assigned(self, places: Sequence[Place]) -> None:
+        starts: dict[Place, int | None] = {}
+        for place, committed in self._consumer.committed(places).items():
+            attempt = _noted(committed.note) if committed.note else None
             if attempt is not None:
                 self._attempts[place] = attempt
             self._sink.resume(*place, attempt)
             self._owned.add(place)
-            start = committed.offset if committed.offset >= 0 else OFFSET_BEGINNING
-            starts.append(TopicPartition(*place, start))
-        consumer.assign(starts)
+            starts[place] = committed.offset
+        self._consumer.assign(starts)
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop({(partition.topic, partition.partition) for partition in partitions})
+    def _revoked(self, places: Sequence[Place]) -> None:
+        self._drop(set(places))
         self._held = frozenset()
-        consumer.unassign()
+        self._consumer.unassign()
 
-    def _drop(self, places: set[tuple[str, int]]) -> None:
+    def _drop(self, places: set[Place]) -> None:
         """Forget places; whoever has them next reads them again from what is committed."""
         for place in list(places):
             self._owned.discard(place)
@@ -243,26 +215,6 @@ class Deliverer:
             self._attempts.pop(place, None)
             self._sink.forget(*place)
         self._batch = [r for r in self._batch if (r.topic, r.partition) in self._owned]
-
-    def _clients(self) -> tuple[Consumer, Producer]:
-        consumer = Consumer(
-            self._kafka
-            | membership(self._name, self._instance)
-            | {
-                "fetch.wait.max.ms": 50,
-                "queued.max.messages.kbytes": 128 * 1024,
-            }
-        )
-        producer = Producer(
-            self._kafka
-            | WRITER
-            | {
-                "client.id": member_of(self._name, self._instance),
-                "enable.idempotence": True,
-                "linger.ms": 5,
-            }
-        )
-        return consumer, producer
 
 
 def _note(attempt: Attempt) -> str:

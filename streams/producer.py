@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
@@ -93,26 +94,34 @@ class Producer:
         self.send_raw(event.to_json(), key=event.subject.encode())
 
     def send_raw(
-        self, value: bytes, *, key: bytes | None = None, timestamp_ms: int | None = None
+        self,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        timestamp_ms: int | None = None,
+        headers: list[tuple[str, str | bytes | None]] = _CONTENT_TYPE,
+        arrived: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Queue the bytes of one CloudEvent in structured mode, as they are.
+        """Queue bytes as they are: one CloudEvent in structured mode, unless `headers` differ.
 
-        `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time.
+        `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time. Once it is safe,
+        `arrived` is told its partition and offset.
 
         Raises:
             DeliveryFailed: when events sent before failed for good.
             Stop: when the producer was closed, or Kafka's client refuses the event.
         """
         self._raise_failures()
+        told = self._delivered if arrived is None else partial(self._delivered, arrived=arrived)
         while not self._closed.is_set():
             try:
                 self._producer.produce(
                     self._topic,
                     value=value,
                     key=key,
-                    headers=_CONTENT_TYPE,
+                    headers=headers,
                     timestamp=timestamp_ms or 0,
-                    on_delivery=self._delivered,
+                    on_delivery=told,
                 )
                 return
             except BufferError:
@@ -158,8 +167,15 @@ class Producer:
         while not self._closed.is_set():
             self._producer.poll(_POLL_SECONDS)
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(
+        self,
+        error: KafkaError | None,
+        message: Message,
+        arrived: Callable[[int, int], None] | None = None,
+    ) -> None:
         if error is None:
+            if arrived is not None:
+                arrived(message.partition() or 0, message.offset() or 0)
             return
         with self._lock:
             self._failed += 1

@@ -8,13 +8,11 @@ session are the only place that knows transactions.
 from __future__ import annotations
 
 import gc
-import threading
-import time
-from collections.abc import Mapping
 
 import structlog
 from confluent_kafka import KafkaException
 
+from streams.clients import Clients, StopSignal
 from streams.failures import stop_if_hopeless
 from streams.session import Session
 from streams.stage import Stage
@@ -22,6 +20,14 @@ from streams.stage import Stage
 log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.5
+
+
+def spare_the_collector() -> None:
+    """Once for a process that transacts: what a step makes has no cycles, so looking for them again
+    and again finds nothing.
+    """
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
 
 
 class Transactor:
@@ -34,16 +40,16 @@ class Transactor:
     def __init__(
         self,
         stage: Stage,
-        kafka: Mapping[str, str],
+        clients: Clients,
         *,
         instance: str,
-        stop: threading.Event,
+        stop: StopSignal,
         linger_ms: int = 10,
         batch_max: int = 10_000,
         batch_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
         self._stage = stage
-        self._kafka = dict(kafka)
+        self._clients = clients
         self._instance = instance
         self._stop = stop
         self._linger_seconds = linger_ms / 1000
@@ -56,12 +62,9 @@ class Transactor:
         Raises:
             Stop: when going on would lose or falsify something.
         """
-        gc.freeze()
-        # What a step makes has no cycles, so looking for them again and again finds nothing.
-        gc.set_threshold(100_000, 50, 50)
         while not self._stop.is_set():
             try:
-                with Session(self._stage, self._kafka, self._instance) as session:
+                with Session(self._stage, self._clients, self._instance) as session:
                     self._work(session)
             except KafkaException as error:
                 stop_if_hopeless(error, f"stage {self._stage.name}")
@@ -77,10 +80,11 @@ class Transactor:
 
     def _gather(self, session: Session) -> None:
         """Fill the session's batch for one linger time, counted from its first record."""
+        clock = self._clients.clock
         size = 0
         deadline: float | None = None
         while not self._stop.is_set():
-            now = time.monotonic()
+            now = clock.monotonic()
             wait = 0.2 if deadline is None else min(deadline - now, 0.2)
             if wait <= 0:
                 return
@@ -88,6 +92,6 @@ class Transactor:
             at_once = 1 if deadline is None else self._batch_max - len(session.batch)
             size += session.read(at_once, wait)
             if session.batch and deadline is None:
-                deadline = time.monotonic() + self._linger_seconds
+                deadline = clock.monotonic() + self._linger_seconds
             if len(session.batch) >= self._batch_max or size >= self._batch_bytes_max:
                 return

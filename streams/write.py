@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
@@ -24,26 +25,24 @@ _BY_KEY = -1
 _ANSWER_SECONDS = 30.0
 
 
-def write(producer: Producer, outgoing: Sequence[Outgoing]) -> dict[int, int]:
+def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
     """Publish `outgoing` in its order and wait for the broker.
 
-    Returns where its anchors came to lie: partition → offset.
+    Returns where each record came to lie: (partition, offset).
 
     Raises:
         KafkaException: not all of it was acknowledged.
     """
     failures: list[KafkaError] = []
-    anchors: dict[int, int] = {}
+    places = [(0, 0)] * len(outgoing)
 
-    def acknowledged(error: KafkaError | None, _: Message) -> None:
+    def acknowledged(number: int, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             failures.append(error)
+        else:
+            places[number] = (message.partition() or 0, message.offset() or 0)
 
-    def anchored(error: KafkaError | None, message: Message) -> None:
-        acknowledged(error, message)
-        anchors[message.partition() or 0] = message.offset() or 0
-
-    for record in outgoing:
+    for number, record in enumerate(outgoing):
         while True:
             try:
                 producer.produce(
@@ -51,7 +50,7 @@ def write(producer: Producer, outgoing: Sequence[Outgoing]) -> dict[int, int]:
                     value=record.value,
                     key=record.key,
                     headers=list(record.headers),
-                    on_delivery=anchored if record.anchor else acknowledged,
+                    on_delivery=partial(acknowledged, number),
                     partition=_BY_KEY if record.partition is None else record.partition,
                 )
                 break
@@ -62,4 +61,4 @@ def write(producer: Producer, outgoing: Sequence[Outgoing]) -> dict[int, int]:
         raise KafkaException(failures[0])
     if unanswered:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
-    return anchors
+    return places

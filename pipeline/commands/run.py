@@ -67,11 +67,12 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
     """intake, tally and bill share the transactional shell."""
     from schemas import topics
     from streams.bill import BillStage
+    from streams.confluent import ConfluentClients
     from streams.intake import IntakeStage
     from streams.read import partition_count
     from streams.stage import Stage
     from streams.tally import TallyStage
-    from streams.transact import Transactor
+    from streams.transact import Transactor, spare_the_collector
 
     kafka = settings.kafka()
     linger_ms = settings.linger_ms
@@ -84,13 +85,17 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
     else:
         wired = BillStage(read_definitions(settings.config))
         linger_ms = settings.bill_linger_ms
-    Transactor(wired, kafka, instance=instance, stop=stop, linger_ms=linger_ms).run()
+    spare_the_collector()
+    clients = ConfluentClients(kafka)
+    Transactor(wired, clients, instance=instance, stop=stop, linger_ms=linger_ms).run()
 
 
 def _deliver(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
     """ClickHouse and Stripe are fed by the delivery loop."""
+    from streams.confluent import ConfluentClients
     from streams.deliver import Deliverer
 
+    clients = ConfluentClients(settings.kafka())
     if stage is StageName.CLICKHOUSE:
         from sinks.clickhouse.connect import Connection
         from sinks.clickhouse.write import ClickHouseSink
@@ -100,7 +105,7 @@ def _deliver(stage: StageName, settings: Settings, instance: str, stop: threadin
             Deliverer(
                 stage,
                 ClickHouseSink(connection),
-                settings.kafka(),
+                clients,
                 instance=instance,
                 stop=stop,
                 linger_ms=settings.clickhouse_linger_ms,
@@ -115,7 +120,7 @@ def _deliver(stage: StageName, settings: Settings, instance: str, stop: threadin
     Deliverer(
         stage,
         StripeSink(client, calls_per_second=calls_per_second(settings.stripe_api_key)),
-        settings.kafka(),
+        clients,
         instance=instance,
         stop=stop,
         linger_ms=settings.stripe_linger_ms,

@@ -18,7 +18,6 @@ from typing import Any
 import confluent_kafka
 import pyarrow as pa
 import structlog
-from confluent_kafka import TopicPartition
 
 import streams.stage
 from pipeline.dedupe import IdTable
@@ -28,7 +27,9 @@ from pipeline.shard import restore as restore_shard
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame
-from streams import session
+from streams import confluent, session
+from streams.clients import Committed
+from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
 from streams.stage import Stage
 from streams.tally import TallyStage
@@ -105,7 +106,7 @@ def _sum(address: str, name: str, pauses: bool) -> None:
     streams.stage.SESSION_TIMEOUT_MS = 1_000
     stage = Summing(name, before_step=pause)
     kafka = {"bootstrap.servers": address, "log_level": "0"}
-    Transactor(stage, kafka, instance="paused", stop=threading.Event()).run()
+    Transactor(stage, ConfluentClients(kafka), instance="paused", stop=threading.Event()).run()
 
 
 def _live(life: Life) -> None:
@@ -113,8 +114,8 @@ def _live(life: Life) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     structlog.configure(logger_factory=structlog.PrintLoggerFactory())
     streams.stage.SESSION_TIMEOUT_MS = life.session_timeout_ms
-    session.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
-    vars(session)["Producer"] = _harming_itself(life)
+    confluent.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
+    vars(confluent)["Producer"] = _harming_itself(life)
     if life.bug:
         BUGS[life.bug](life)
     stage: Stage = (
@@ -122,7 +123,12 @@ def _live(life: Life) -> None:
     )
     kafka = {"bootstrap.servers": life.address, "log_level": "0"}
     transactor = Transactor(
-        stage, kafka, instance=life.instance, stop=stop, linger_ms=5, batch_max=life.batch_max
+        stage,
+        ConfluentClients(kafka),
+        instance=life.instance,
+        stop=stop,
+        linger_ms=5,
+        batch_max=life.batch_max,
     )
     try:
         transactor.run()
@@ -170,11 +176,12 @@ def _commit_offsets_first(_: Life) -> None:
     transact = session.Session.transact
 
     def commit_first(self: Any, outgoing: Any) -> None:
-        offsets = [
-            TopicPartition(self._stage.input_topic, partition, self._positions[partition])
-            for partition in {record.partition for record in self.batch}
-        ]
-        self._consumer.commit(offsets=offsets, asynchronous=False)
+        self._consumer.commit(
+            {
+                (self._stage.input_topic, partition): Committed(self._positions[partition])
+                for partition in {record.partition for record in self.batch}
+            }
+        )
         transact(self, outgoing)
 
     session.Session.transact = commit_first  # type: ignore[method-assign]

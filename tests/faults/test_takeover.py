@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 
 import pipeline.tally
+from pipeline.record import Record
 from schemas import topics
+from streams.confluent import ConfluentClients
 from streams.local_kafka import LocalKafka
-from streams.read import read_to_end
 from streams.stage import group_of
 from streams.tally import TallyStage
 from streams.transact import Transactor
@@ -60,7 +62,9 @@ def test_an_owner_that_wakes_up_in_an_empty_group_trusts_nothing_that_it_has(
     numbers.send(5)
     wait_until(lambda: is_paused(frozen), "the first owner has frozen")
     stop = threading.Event()
-    second = Transactor(stage, {"bootstrap.servers": kafka}, instance="second", stop=stop)
+    second = Transactor(
+        stage, ConfluentClients({"bootstrap.servers": kafka}), instance="second", stop=stop
+    )
     with running(second, stop):
         wait_until(numbers.done, "the second owner has confirmed all")
     wait_until(lambda: is_empty(kafka, stage.name), "the group has forgotten the second owner")
@@ -117,17 +121,17 @@ def test_a_restart_of_tally_reads_its_last_snapshot_and_what_follows(
     monkeypatch.setattr(pipeline.tally, "_SNAPSHOT_IDS", 20)
     begins: dict[int, int] = {}
 
-    def watched(kafka: object, topic: str, partition: int, begin: int, *, whole: bool) -> object:
-        begins[partition] = begin
-        return read_to_end(kafka, topic, partition, begin, whole=whole)  # type: ignore[arg-type]
+    class Watched(ConfluentClients):
+        def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
+            begins[partition] = begin
+            return super().read_to_end(topic, partition, begin)
 
-    monkeypatch.setattr("streams.session.read_to_end", watched)
-    kafka = {"bootstrap.servers": bare_broker.address}
+    clients = Watched({"bootstrap.servers": bare_broker.address})
     with Deployment(bare_broker, events=1_000, seed=SEED) as deployment:
         deployment.start("intake", batch_max=20)
         for _ in range(2):
             stop = threading.Event()
-            tally = Transactor(TallyStage(), kafka, instance="a", stop=stop, batch_max=2)
+            tally = Transactor(TallyStage(), clients, instance="a", stop=stop, batch_max=2)
             with running(tally, stop):
                 deployment.send(500)
                 deployment.wait_until_done()

@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from pipeline.errors import Retry, Stop
 from pipeline.record import Attempt, Outgoing, Record
 from streams import deliver
+from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
 from streams.local_kafka import LocalKafka
 from tests.streams.on_kafka import (
@@ -38,7 +39,7 @@ def deliverer(
 ) -> Deliverer:
     settings = {"bootstrap.servers": kafka, "log_level": "0"} | how.pop("client", {})
     usual: dict[str, Any] = {"instance": "a", "linger_ms": 50}
-    return Deliverer(name, sink, settings, stop=stop, **(usual | how))
+    return Deliverer(name, sink, ConfluentClients(settings), stop=stop, **(usual | how))
 
 
 def run_until(kafka: str, name: str, sink: Recording, count: int, **how: Any) -> None:

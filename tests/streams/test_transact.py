@@ -13,7 +13,8 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import Stop
 from pipeline.record import Record
-from streams import session
+from streams import confluent, session
+from streams.confluent import ConfluentClients
 from streams.session import Session
 from streams.stage import group_of
 from streams.transact import Transactor
@@ -25,7 +26,9 @@ from tests.streams.summing import Numbers, Summing
 def transactor(
     kafka: str, stage: Summing, stop: threading.Event, instance: str = "a"
 ) -> Transactor:
-    return Transactor(stage, {"bootstrap.servers": kafka}, instance=instance, stop=stop)
+    return Transactor(
+        stage, ConfluentClients({"bootstrap.servers": kafka}), instance=instance, stop=stop
+    )
 
 
 def run_until_done(kafka: str, stage: Summing, numbers: Numbers) -> None:
@@ -40,7 +43,7 @@ def run_to_its_end(kafka: str, stage: Summing) -> None:
 
 
 class Faults:
-    """Raises once, at one step of one transaction, after calling `look`."""
+    """Once, at one step of one transaction, calls `look` and raises."""
 
     def __init__(self) -> None:
         self.at = ""
@@ -77,7 +80,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
             super().commit_transaction(*seconds)
             planted.pass_by("after the commit")
 
-    monkeypatch.setattr(session, "Producer", Faulty)
+    monkeypatch.setattr(confluent, "Producer", Faulty)
     return planted
 
 
@@ -115,6 +118,27 @@ def test_outputs_state_and_offsets_appear_together_or_not_at_all(
     else:
         assert written == before
         assert positions == [10, 10]
+    numbers.assert_exact()
+
+
+def test_a_client_that_hangs_is_given_up(
+    kafka: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the client library does when a group's coordinator came back after its death."""
+    monkeypatch.setattr(confluent, "TRANSACTION_TIMEOUT_MS", 2_000)
+    numbers = Numbers(kafka, stage := Summing("hanging"))
+    for_ever, stop = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        for_ever.wait()
+
+    faults.look = hang
+    faults.at = "before the commit"
+    numbers.send(5)
+    with running(transactor(kafka, stage, stop), stop):
+        wait_until(numbers.done, "the next session has confirmed all")
+    assert faults.at == ""
+    for_ever.set()
     numbers.assert_exact()
 
 
@@ -191,8 +215,8 @@ def test_who_is_no_member_of_the_group_commits_nothing(kafka: str) -> None:
     stage = Summing("stranger", has_state=False)
     numbers = Numbers(kafka, stage, partitions=1)
     numbers.send(1)
-    with Session(stage, {"bootstrap.servers": kafka}, "a") as stranger:
-        stranger._producer.init_transactions(WAIT_SECONDS_MAX)
+    with Session(stage, ConfluentClients({"bootstrap.servers": kafka}), "a") as stranger:
+        stranger._writer.fence()
         stranger.batch.append(Record(stage.input_topic, 0, 0, 0, None, b"1"))
         with pytest.raises(KafkaException, match="UNKNOWN_MEMBER_ID"):
             stranger.transact(stage.step(stranger.batch))
@@ -204,7 +228,7 @@ def test_a_session_that_ends_while_it_is_given_shards_ends_quietly(kafka: str) -
     stage = Summing("short")
     Numbers(kafka, stage, partitions=1)
     admin = AdminClient({"bootstrap.servers": kafka})
-    with Session(stage, {"bootstrap.servers": kafka}, "a") as short:
+    with Session(stage, ConfluentClients({"bootstrap.servers": kafka}), "a") as short:
         short.open()
         wait_until(lambda: has_shards(admin, stage.name), "the group has given it its shards")
 

@@ -1,0 +1,154 @@
+"""What the loops need of Kafka, and of time: a handful of narrow protocols.
+
+`streams.confluent` has the real clients. The simulation has its own, and one contract test holds
+both to the same words (`tests/streams/test_clients.py`). Every method may raise `KafkaException`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.record import Outgoing, Record
+
+#: A topic and a partition of it.
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a group has committed of a partition: the next offset to read, and a note of ours.
+
+    `offset` is None where nothing was ever committed.
+    """
+
+    offset: int | None
+    note: str = ""
+
+
+#: Called with the places that were given, or taken away, within `GroupConsumer.read`.
+Rebalanced = Callable[[Sequence[Place]], None]
+
+
+class GroupConsumer(Protocol):
+    """A static member of a stage's group; reads committed records only."""
+
+    def subscribe(
+        self, topics: Sequence[str], on_assign: Rebalanced, on_revoke: Rebalanced
+    ) -> None:
+        """Join. `on_assign` must call `assign` or `unassign`, `on_revoke` must call `unassign`."""
+
+    def read(self, count: int, wait_seconds: float) -> Sequence[Record]:
+        """At most `count` records, in order per place; waits for the first, and serves the group.
+
+        Raises:
+            KafkaException: also for a position that is not there.
+        """
+
+    def committed(self, places: Sequence[Place]) -> Mapping[Place, Committed]:
+        """What the group has committed, once transactions that touch it are decided."""
+
+    def assign(self, starts: Mapping[Place, int | None]) -> None:
+        """Read on from these offsets; None is the beginning."""
+
+    def unassign(self) -> None:
+        """Read nothing."""
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Fetch nothing of these places, but stay their owner."""
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """Fetch them again."""
+
+    def commit(self, reached: Mapping[Place, Committed]) -> None:
+        """Commit positions as the member that owns them."""
+
+    def membership(self) -> object:
+        """Proof of membership, for a transaction; None while there is none."""
+
+    def close(self) -> None:
+        """Leave off; a static member is missed only after its session time-out."""
+
+
+class Writer(Protocol):
+    """Publishes what a sink says."""
+
+    def write(self, outgoing: Sequence[Outgoing]) -> Sequence[tuple[int, int]]:
+        """Publish in order and wait; where each record came to lie: (partition, offset).
+
+        Raises:
+            KafkaException: not all of it was acknowledged.
+        """
+
+
+class TransactionalWriter(Protocol):
+    """A producer of one transactional id."""
+
+    def fence(self) -> None:
+        """Claim the id: end what an earlier holder left open, and shut out that holder."""
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+
+    def write(self, outgoing: Sequence[Outgoing]) -> Sequence[tuple[int, int]]:
+        """As `Writer.write`, within the transaction."""
+
+    def send_offsets(self, reached: Mapping[Place, Committed], membership: object) -> None:
+        """Make positions part of the transaction, under the generation that `membership` proves."""
+
+    def commit(self) -> None:
+        """Make all of it visible."""
+
+    def abort(self) -> None:
+        """Give up whatever is open; never raises."""
+
+
+class Clock(Protocol):
+    """The time, which the pure core never asks for."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Clients(Protocol):
+    """Where the loops get their clients from."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time."""
+
+    def consumer(self, stage: str, instance: str) -> GroupConsumer:
+        """A member of the stage's group."""
+
+    def transactional_writer(self, stage: str, instance: str) -> TransactionalWriter:
+        """A producer of this instance's transactional id."""
+
+    def writer(self, stage: str, instance: str) -> Writer:
+        """A producer without transactions."""
+
+    def partition_counts(self) -> Mapping[str, int]:
+        """The topics that exist, and how many partitions each has."""
+
+    def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
+        """Committed records from offset `begin` to where the partition ends now.
+
+        Raises:
+            KafkaException: `begin` is not there, or nothing answers.
+        """
+
+
+class StopSignal(Protocol):
+    """Says when to end; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait that many seconds, or until it is set; whether it is."""

@@ -1,0 +1,294 @@
+"""The real clients: confluent-kafka behind the protocols of `streams.clients`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+
+from pipeline.record import Outgoing, Record
+from streams.clients import Committed, Place, Rebalanced
+from streams.read import read_to_end, record_of
+from streams.stage import member_of, membership
+from streams.write import WRITER, write
+
+#: An unfinished transaction holds back every read_committed reader for at most this long.
+TRANSACTION_TIMEOUT_MS = 10_000
+
+_ANSWER_SECONDS = 30.0
+
+
+class RealClock:
+    """This machine's time."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return time.time_ns() // 1_000_000
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class ConfluentClients:
+    """Makes clients of one Kafka; `kafka` is a librdkafka configuration."""
+
+    clock = RealClock()
+
+    def __init__(self, kafka: Mapping[str, str]) -> None:
+        self._kafka = dict(kafka)
+
+    def consumer(self, stage: str, instance: str) -> ConfluentConsumer:
+        """A member of the stage's group."""
+        return ConfluentConsumer(self._kafka | membership(stage, instance))
+
+    def transactional_writer(self, stage: str, instance: str) -> ConfluentTransactions:
+        """A producer of this instance's transactional id."""
+        member = member_of(stage, instance)
+        return ConfluentTransactions(self._kafka, member)
+
+    def writer(self, stage: str, instance: str) -> ConfluentWriter:
+        """A producer without transactions."""
+        return ConfluentWriter(self._kafka, member_of(stage, instance))
+
+    def partition_counts(self) -> dict[str, int]:
+        """The topics that exist, and how many partitions each has."""
+        consumer = Consumer(self._kafka | {"group.id": "meterline.reader"})
+        try:
+            topics = consumer.list_topics(timeout=_ANSWER_SECONDS).topics
+        finally:
+            consumer.close()
+        return {name: len(topic.partitions) for name, topic in topics.items()}
+
+    def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
+        """Committed records from offset `begin` to where the partition ends now."""
+        return read_to_end(self._kafka, topic, partition, begin, whole=True)
+
+
+class ConfluentConsumer:
+    """A `GroupConsumer`."""
+
+    def __init__(self, settings: Mapping[str, str | int | bool]) -> None:
+        self._consumer = Consumer(
+            dict(settings)
+            | {
+                "queued.min.messages": 100_000,
+                "queued.max.messages.kbytes": 256 * 1024,
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 20,
+            }
+        )
+        #: What the group knows of a consumer that is no member.
+        self._stranger = self._consumer.consumer_group_metadata()
+        self._on_assign: Rebalanced = _ignored
+        self._on_revoke: Rebalanced = _ignored
+        self._closing = False
+
+    def subscribe(
+        self, topics: Sequence[str], on_assign: Rebalanced, on_revoke: Rebalanced
+    ) -> None:
+        """Join the group."""
+        self._on_assign, self._on_revoke = on_assign, on_revoke
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=self._assigned,
+            on_revoke=self._revoked,
+            on_lost=self._revoked,
+        )
+
+    def read(self, count: int, wait_seconds: float) -> list[Record]:
+        """At most `count` records."""
+        messages = self._consumer.consume(count, wait_seconds)
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                raise KafkaException(error)
+        return [record_of(message) for message in messages]
+
+    def committed(self, places: Sequence[Place]) -> dict[Place, Committed]:
+        """What the group has committed, once it is decided."""
+        wanted = [TopicPartition(*place) for place in places]
+        found = {}
+        for committed in self._consumer.committed(wanted, timeout=_ANSWER_SECONDS):
+            if committed.error is not None:
+                raise KafkaException(committed.error)
+            offset = committed.offset if committed.offset >= 0 else None
+            place = (committed.topic, committed.partition)
+            found[place] = Committed(offset, committed.metadata or "")
+        return found
+
+    def assign(self, starts: Mapping[Place, int | None]) -> None:
+        """Read on from these offsets."""
+        self._consumer.assign(
+            [
+                TopicPartition(*place, OFFSET_BEGINNING if offset is None else offset)
+                for place, offset in starts.items()
+            ]
+        )
+
+    def unassign(self) -> None:
+        """Read nothing."""
+        self._consumer.unassign()
+
+    def pause(self, places: Sequence[Place]) -> None:
+        """Fetch nothing of these places."""
+        self._consumer.pause([TopicPartition(*place) for place in places])
+
+    def resume(self, places: Sequence[Place]) -> None:
+        """Fetch them again."""
+        self._consumer.resume([TopicPartition(*place) for place in places])
+
+    def commit(self, reached: Mapping[Place, Committed]) -> None:
+        """Commit positions."""
+        self._consumer.commit(offsets=_positions(reached), asynchronous=False)
+
+    def membership(self) -> object:
+        """Proof of membership.
+
+        Whoever was thrown out of its group is a stranger to it, and strangers may commit to a group
+        that is empty: another owner may have come and gone meanwhile.
+        """
+        metadata = self._consumer.consumer_group_metadata()
+        return None if metadata == self._stranger else metadata
+
+    def close(self) -> None:
+        """Leave off."""
+        self._closing = True
+        with contextlib.suppress(KafkaException, RuntimeError):
+            self._consumer.close()
+        # They hold whoever subscribed, and with it a producer, whose threads shall end now.
+        self._on_assign = self._on_revoke = _ignored
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._closing:
+            # A client that is closing answers no more, and its `close` cannot pass on an error. It
+            # still waits for a word on what it is given.
+            consumer.unassign()
+            return
+        self._on_assign(_places(partitions))
+
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._on_revoke(_places(partitions))
+
+
+class ConfluentWriter:
+    """A `Writer`."""
+
+    def __init__(self, kafka: Mapping[str, str], client_id: str) -> None:
+        self._producer = Producer(
+            dict(kafka)
+            | WRITER
+            | {"client.id": client_id, "enable.idempotence": True, "linger.ms": 5}
+        )
+
+    def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Publish in order and wait."""
+        return write(self._producer, outgoing)
+
+
+class ConfluentTransactions:
+    """A `TransactionalWriter`."""
+
+    def __init__(self, kafka: Mapping[str, str], transactional_id: str) -> None:
+        self._producer = Producer(
+            dict(kafka)
+            | WRITER
+            | {
+                "transactional.id": transactional_id,
+                "client.id": transactional_id,
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+                "linger.ms": 0,
+                # From 100 ms: what a commit waits when its coordinator is not ready yet.
+                "retry.backoff.ms": 5,
+            }
+        )
+
+    def fence(self) -> None:
+        """Claim the id."""
+        self._producer.init_transactions(_ANSWER_SECONDS)
+
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._producer.begin_transaction()
+
+    def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
+        """Publish and wait, because the flush inside the commit waits ten times as long."""
+        return write(self._producer, outgoing)
+
+    def send_offsets(self, reached: Mapping[Place, Committed], membership: object) -> None:
+        """Make positions part of the transaction."""
+        if membership is None:
+            raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+        seconds = TRANSACTION_TIMEOUT_MS / 1000
+        _within(
+            seconds,
+            lambda: self._producer.send_offsets_to_transaction(
+                _positions(reached), membership, seconds
+            ),
+        )
+
+    def commit(self) -> None:
+        """Make all of it visible."""
+        self._producer.commit_transaction(_ANSWER_SECONDS)
+
+    def abort(self) -> None:
+        """Give up whatever is open."""
+        with contextlib.suppress(KafkaException):
+            self._producer.abort_transaction(_ANSWER_SECONDS)
+        with contextlib.suppress(KafkaException):
+            # What could not be aborted in time must not be sent later.
+            self._producer.purge()
+            self._producer.poll(0)
+
+
+def _ignored(_: Sequence[Place]) -> None:
+    """Nobody listens."""
+
+
+def _places(partitions: Sequence[TopicPartition]) -> list[Place]:
+    return [(partition.topic, partition.partition) for partition in partitions]
+
+
+def _positions(reached: Mapping[Place, Committed]) -> list[TopicPartition]:
+    return [
+        TopicPartition(*place, -1 if committed.offset is None else committed.offset, committed.note)
+        for place, committed in reached.items()
+    ]
+
+
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Make a call of the client library that may hang, whatever time-out it is given.
+
+    It does so when a broker came back under the eyes of a producer that knew it as the coordinator
+    of the group: https://github.com/confluentinc/librdkafka/issues/5456 and 5511. What hangs stays
+    behind with its producer, which the next session fences.
+    """
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds + 1)
+    if thread.is_alive():
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the group's coordinator is silent"))
+    if raised:
+        raise raised[0]

@@ -1,0 +1,141 @@
+"""A consistent cut through topics that go on growing: where each begins and ends, for one look.
+
+What is decided in one transaction becomes readable topic by topic, so a reader that compares topics
+must know when each of them has all of it. An end here is behind everything that had been written
+when it was looked up, decided or not; once all that is decided, it stays the same for ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from pipeline.errors import Retry, Stop
+from pipeline.record import Record
+from streams.failures import stop_if_hopeless
+from streams.read import partition_count, read_to_end
+from streams.stage import group_of
+
+_ANSWER_SECONDS = 30.0
+
+#: Twice what a broker takes to end a transaction whose owner died, as in the session.
+_DECIDED_SECONDS_MAX = 40.0
+
+
+class Extent(NamedTuple):
+    """The offsets of a partition: the first one that is kept, and the one behind the last."""
+
+    begin: int
+    end: int
+
+
+def extents(kafka: Mapping[str, str], topics: Sequence[str]) -> dict[str, list[Extent]]:
+    """Where each partition of `topics` begins and ends now; waits until all that is decided.
+
+    Raises:
+        Stop: a topic does not exist.
+        Retry: a transaction stays undecided.
+        KafkaException: the broker does not answer.
+    """
+    # One after the other, but all ends are of a time before the first one is waited for.
+    found = {topic: _extents(kafka, topic, "read_uncommitted") for topic in topics}
+    give_up = time.monotonic() + _DECIDED_SECONDS_MAX
+    for topic, places in found.items():
+        while not _are_decided(places, _extents(kafka, topic, "read_committed")):
+            if time.monotonic() > give_up:
+                raise Retry(
+                    f"A transaction on {topic} stays undecided.",
+                    remedy="Check that the brokers are healthy and run this again.",
+                )
+            time.sleep(0.05)
+    return found
+
+
+def committed(kafka: Mapping[str, str], stage: str, topic: str) -> list[int | None]:
+    """Up to where a stage's group has done each partition; None where it never confirmed any.
+
+    Waits for transactions that are being decided.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    places = [TopicPartition(topic, number) for number in range(partition_count(kafka, topic))]
+    with _consumer(kafka, "read_committed", group_of(stage)) as consumer:
+        found = consumer.committed(places, timeout=_ANSWER_SECONDS)
+    for place in found:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return [place.offset if place.offset >= 0 else None for place in found]
+
+
+def read_between(
+    kafka: Mapping[str, str], topic: str, partition: int, begin: int, end: int
+) -> Iterator[Record]:
+    """The committed records of a partition from `begin` to before `end`, all decided.
+
+    Raises:
+        KafkaException: the broker does not answer, or `begin` was deleted meanwhile.
+    """
+    if begin >= end:
+        return
+    for record in read_to_end(kafka, topic, partition, begin, whole=True):
+        if record.offset >= end:
+            return
+        yield record
+
+
+@contextmanager
+def explained(who: str) -> Iterator[None]:
+    """What Kafka's client raises becomes an error that has a remedy.
+
+    Raises:
+        Stop: a person is needed.
+        Retry: it may work later.
+    """
+    try:
+        yield
+    except KafkaException as error:
+        stop_if_hopeless(error, who)
+        raise Retry(
+            f"{who}: Kafka does not answer as it should: {error.args[0].str()}.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the brokers run, and try again.",
+        ) from error
+
+
+def _extents(kafka: Mapping[str, str], topic: str, isolation: str) -> list[Extent]:
+    count = partition_count(kafka, topic)
+    if not count:
+        raise Stop(
+            f"Kafka has no topic {topic}.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS; `meterline topics` creates the topics.",
+        )
+    with _consumer(kafka, isolation, "meterline.reader") as consumer:
+        found = [
+            consumer.get_watermark_offsets(TopicPartition(topic, number), _ANSWER_SECONDS)
+            for number in range(count)
+        ]
+    return [Extent(*offsets) for offsets in found]
+
+
+def _are_decided(wanted: Sequence[Extent], decided: Sequence[Extent]) -> bool:
+    return all(now.end >= then.end for then, now in zip(wanted, decided, strict=True))
+
+
+@contextmanager
+def _consumer(kafka: Mapping[str, str], isolation: str, group: str) -> Iterator[Consumer]:
+    """A consumer that asks, and never joins its group."""
+    settings = {
+        "log_level": 2,
+        "group.id": group,
+        "isolation.level": isolation,
+        "enable.auto.commit": False,
+    }
+    consumer = Consumer(dict(kafka) | settings)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
