@@ -27,6 +27,10 @@ TRANSACTION_TIMEOUT_MS = 10_000
 
 _ANSWER_SECONDS = 30.0
 
+#: A consumer that closes while the group is giving it partitions may wait for ever. What stays
+#: behind is shut out by the next one, which has its name.
+_CLOSE_SECONDS = 10.0
+
 
 class RealClock:
     """This machine's time."""
@@ -85,6 +89,7 @@ class ConfluentConsumer:
     def __init__(self, settings: Mapping[str, str | int | bool]) -> None:
         self._consumer = Consumer(
             dict(settings)
+            | _patience()
             | {
                 "queued.min.messages": 100_000,
                 "queued.max.messages.kbytes": 256 * 1024,
@@ -169,7 +174,7 @@ class ConfluentConsumer:
         """Leave off."""
         self._closing = True
         with contextlib.suppress(KafkaException, RuntimeError):
-            self._consumer.close()
+            _within(_CLOSE_SECONDS, self._consumer.close)
         # They hold whoever subscribed, and with it a producer, whose threads shall end now.
         self._on_assign = self._on_revoke = _ignored
 
@@ -192,6 +197,7 @@ class ConfluentWriter:
         self._producer = Producer(
             dict(kafka)
             | WRITER
+            | _patience()
             | {"client.id": client_id, "enable.idempotence": True, "linger.ms": 5}
         )
 
@@ -207,6 +213,7 @@ class ConfluentTransactions:
         self._producer = Producer(
             dict(kafka)
             | WRITER
+            | _patience()
             | {
                 "transactional.id": transactional_id,
                 "client.id": transactional_id,
@@ -255,6 +262,13 @@ class ConfluentTransactions:
             self._producer.poll(0)
 
 
+def _patience() -> dict[str, int]:
+    """How long a connection may be silent: one whose other end is gone must not outlive the
+    transaction, and the default is a minute.
+    """
+    return {"socket.timeout.ms": TRANSACTION_TIMEOUT_MS * 9 // 10}
+
+
 def _ignored(_: Sequence[Place]) -> None:
     """Nobody listens."""
 
@@ -273,9 +287,9 @@ def _positions(reached: Mapping[Place, Committed]) -> list[TopicPartition]:
 def _within(seconds: float, call: Callable[[], object]) -> None:
     """Make a call of the client library that may hang, whatever time-out it is given.
 
-    It does so when a broker came back under the eyes of a producer that knew it as the coordinator
-    of the group: https://github.com/confluentinc/librdkafka/issues/5456 and 5511. What hangs stays
-    behind with its producer, which the next session fences.
+    Sending offsets does so when a broker came back under the eyes of a producer that knew it as the
+    coordinator of the group: https://github.com/confluentinc/librdkafka/issues/5456 and 5511. What
+    hangs stays behind with its client, which the next session fences.
     """
     raised: list[BaseException] = []
 
@@ -289,6 +303,6 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
     thread.start()
     thread.join(seconds + 1)
     if thread.is_alive():
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the group's coordinator is silent"))
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the client does not answer"))
     if raised:
         raise raised[0]

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException
 from pipeline.errors import Retry
 from pipeline.record import Attempt, Record, Sink
 from streams.clients import Clients, Committed, GroupConsumer, Place, StopSignal, Writer
-from streams.failures import stop_if_hopeless
+from streams.failures import Patience
 
 log = structlog.get_logger()
 
@@ -67,11 +67,12 @@ class Deliverer:
         Raises:
             Stop: when going on would lose or falsify something.
         """
+        patience = Patience(f"sink {self._name}", self._clock)
         while not self._stop.is_set():
             try:
                 self._work()
             except KafkaException as error:
-                stop_if_hopeless(error, f"sink {self._name}")
+                patience.stop_if_hopeless(error)
                 log.warning("session ended, starting anew", sink=self._name, why=str(error))
                 self._stop.wait(_PAUSE_SECONDS)
 

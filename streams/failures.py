@@ -5,6 +5,11 @@ from __future__ import annotations
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
+from streams.clients import Clock
+
+#: So often may our name be taken from us within so many seconds before a person is asked.
+_FENCED_MAX = 3
+_FENCED_SECONDS = 120.0
 
 _REMEDIES = {
     KafkaError._AUTO_OFFSET_RESET: (
@@ -52,17 +57,52 @@ _REMEDIES = {
 
 
 def stop_if_hopeless(exception: KafkaException, who: str) -> None:
-    """Return if a new session may help.
+    """Return if trying again may help. `who` begins the message.
 
     Raises:
         Stop: if it cannot, with what a person can do.
     """
     error = exception.args[0]
-    if not isinstance(error, KafkaError):
-        return
-    code = error.code()
-    if code == KafkaError._FATAL and "group.instance.id" in error.str():
-        code = KafkaError.FENCED_INSTANCE_ID
+    code = _code(exception)
     if code in _REMEDIES:
         what, remedy = _REMEDIES[code]
         raise Stop(f"{who}: {what} ({error.str()})", remedy=remedy) from exception
+
+
+class Patience:
+    """With a loop whose name was taken by another one: it may be an error, so only for a while.
+
+    A client that heard nothing for longer than its session is told that another process has its
+    name, although there is none (https://github.com/confluentinc/librdkafka/issues/3437). Two that
+    do have one name take it from each other again and again.
+    """
+
+    def __init__(self, who: str, clock: Clock) -> None:
+        """`who` begins every message: which stage or sink."""
+        self._who = who
+        self._clock = clock
+        self._fenced_at: list[float] = []
+
+    def stop_if_hopeless(self, exception: KafkaException) -> None:
+        """Return if a new session may help.
+
+        Raises:
+            Stop: if it cannot, with what a person can do.
+        """
+        if _code(exception) != KafkaError.FENCED_INSTANCE_ID or self._is_exhausted():
+            stop_if_hopeless(exception, self._who)
+
+    def _is_exhausted(self) -> bool:
+        now = self._clock.monotonic()
+        self._fenced_at = [at for at in self._fenced_at if now - at < _FENCED_SECONDS] + [now]
+        return len(self._fenced_at) >= _FENCED_MAX
+
+
+def _code(exception: KafkaException) -> int | None:
+    error = exception.args[0]
+    if not isinstance(error, KafkaError):
+        return None
+    code: int = error.code()
+    if code == KafkaError._FATAL and "group.instance.id" in error.str():
+        return KafkaError.FENCED_INSTANCE_ID
+    return code

@@ -13,7 +13,7 @@ import structlog
 from confluent_kafka import KafkaException
 
 from streams.clients import Clients, StopSignal
-from streams.failures import stop_if_hopeless
+from streams.failures import Patience
 from streams.session import Session
 from streams.stage import Stage
 
@@ -62,12 +62,13 @@ class Transactor:
         Raises:
             Stop: when going on would lose or falsify something.
         """
+        patience = Patience(f"stage {self._stage.name}", self._clients.clock)
         while not self._stop.is_set():
             try:
                 with Session(self._stage, self._clients, self._instance) as session:
                     self._work(session)
             except KafkaException as error:
-                stop_if_hopeless(error, f"stage {self._stage.name}")
+                patience.stop_if_hopeless(error)
                 log.warning("session ended, starting anew", stage=self._stage.name, why=str(error))
                 self._stop.wait(_PAUSE_SECONDS)
 

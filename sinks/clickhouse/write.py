@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from clickhouse_connect.driver.client import Client
 
 from pipeline.open_frame import open_frame
 from pipeline.record import Attempt, Record, Written
 from schemas import topics
-from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.pair import Decided, Pairing
 from sinks.clickhouse.rows import (
     alert_rows,
@@ -38,6 +38,25 @@ _MONTH_OF = {
 }
 
 
+class Inserts(Protocol):
+    """What the sink needs of a client."""
+
+    def insert_arrow(self, table: str, arrow_table: pa.Table) -> object:
+        """Insert rows of one month as one block: all of them or none."""
+
+
+class Database(Protocol):
+    """Where the sink gets its client from; a `Connection` is one."""
+
+    def client(self) -> AbstractContextManager[Inserts]:
+        """A client for one piece of work.
+
+        Raises:
+            Retry: it cannot now.
+            Stop: it refuses.
+        """
+
+
 class ClickHouseSink:
     """Writes each record at least once; its row counts once, because rows may be repeated.
 
@@ -52,8 +71,8 @@ class ClickHouseSink:
         topics.DELIVERIES.name,
     )
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._pairings: dict[int, Pairing] = {}
 
     def ahead(self) -> set[tuple[str, int]]:
@@ -93,7 +112,7 @@ class ClickHouseSink:
 
         # 2. Durable rows. A crash between two inserts repeats all of them.
         if tables:
-            with self._connection.client() as client:
+            with self._database.client() as client:
                 for table, rows in tables.items():
                     for part in insertable(rows, _MONTH_OF.get(table)):
                         _insert(client, table, part)
@@ -152,5 +171,5 @@ def _by_month(rows: pa.Table, column: str) -> Iterator[pa.Table]:
         yield rows.filter(pa.array(months == month))
 
 
-def _insert(client: Client, table: str, rows: pa.Table) -> None:
+def _insert(client: Inserts, table: str, rows: pa.Table) -> None:
     client.insert_arrow(table, rows.combine_chunks())

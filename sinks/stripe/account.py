@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 #: How long an identifier and an idempotency key are remembered.
 MEMORY_MS: Final = 24 * 3_600_000
@@ -47,6 +48,19 @@ class Call:
     identifier: str
     timestamp: str
     idempotency_key: str
+
+
+def call_of(body: str, idempotency_key: str) -> Call:
+    """A call from the form that the SDK sends."""
+    form = dict(parse_qsl(body))
+    return Call(
+        event_name=form.get("event_name", ""),
+        stripe_customer_id=form.get("payload[stripe_customer_id]", ""),
+        value=form.get("payload[value]", ""),
+        identifier=form.get("identifier", ""),
+        timestamp=form.get("timestamp", ""),
+        idempotency_key=idempotency_key,
+    )
 
 
 #: Decides what goes wrong with a call; it runs while the call is in flight.
@@ -115,6 +129,12 @@ class Account:
         self._answers: dict[str, tuple[int, Call, Answer]] = {}
         self._in_flight: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
+
+    def event_names(self) -> set[str]:
+        """Of all meters; where any event name has one, of those that were used."""
+        if self._meters is not None:
+            return set(self._meters)
+        return {event.event_name for event in tuple(self.journal)}
 
     def create(self, call: Call) -> Answer:
         """Take one meter event, unless another of its customer and meter is in flight."""

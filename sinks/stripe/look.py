@@ -27,7 +27,7 @@ def active_meters(client: stripe.StripeClient) -> frozenset[str] | None:
 
 
 def try_stand_in(client: stripe.StripeClient) -> None:
-    """Asks a stand-in for a summary, which it has although it lists no meters.
+    """Asks a stand-in for a summary: it may have none of the meters yet, which come with their use.
 
     Raises:
         Retry: nothing answers there.

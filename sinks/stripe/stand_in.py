@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from sinks.stripe.account import Account, Answer, Call, Fault, Faults, MeterEvent, refusal
-from sinks.stripe.summaries import summaries
+from sinks.stripe.account import Account, Answer, Call, Fault, Faults, MeterEvent, call_of, refusal
+from sinks.stripe.summaries import meters, summaries
 
 #: The default of 28 digits would round large sums.
 _EXACT = Context(prec=400)
@@ -50,7 +50,7 @@ def seeded_faults(seed: int, rates: Mapping[Fault, float]) -> Faults:
 
 
 class StripeStandIn:
-    """Serves `/v1/billing/meter_events` and meter event summaries on 127.0.0.1 while it is open."""
+    """Serves meter events, meters and their event summaries on 127.0.0.1 while it is open."""
 
     def __init__(
         self,
@@ -167,7 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
         if urlsplit(self.path).path == "/v1/billing/meter_events":
-            self._answer(lambda: self.server.account.create(self._call(dict(parse_qsl(body)))))
+            key = self.headers.get("Idempotency-Key") or ""
+            self._answer(lambda: self.server.account.create(call_of(body, key)))
         else:
             self._answer(self._unrecognized)
 
@@ -178,22 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
             query = dict(parse_qsl(parts.query))
             journal = tuple(self.server.account.journal)
             self._answer(lambda: summaries(journal, meter[1], query))
+        elif parts.path == "/v1/billing/meters":
+            self._answer(lambda: meters(self.server.account.event_names()))
         else:
             self._answer(self._unrecognized)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: whoever drives the stand-in logs."""
-
-    def _call(self, form: Mapping[str, str]) -> Call:
-        idempotency_key = self.headers.get("Idempotency-Key") or ""
-        return Call(
-            event_name=form.get("event_name", ""),
-            stripe_customer_id=form.get("payload[stripe_customer_id]", ""),
-            value=form.get("payload[value]", ""),
-            identifier=form.get("identifier", ""),
-            timestamp=form.get("timestamp", ""),
-            idempotency_key=idempotency_key,
-        )
 
     def _unrecognized(self) -> Answer:
         return refusal(404, f"Unrecognized request URL ({self.command}: {self.path}).")

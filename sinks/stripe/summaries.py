@@ -1,5 +1,6 @@
-"""Meter event summaries, as the stand-in gives them: usage added up over UTC windows.
+"""Meters and their event summaries, as the stand-in gives them: usage added up over UTC windows.
 
+https://docs.stripe.com/api/billing/meter/list
 https://docs.stripe.com/api/billing/meter-event-summary/list
 """
 
@@ -11,6 +12,25 @@ from decimal import Decimal
 from sinks.stripe.account import Answer, MeterEvent, refusal
 
 _WINDOW_SECONDS = {"": 60, "hour": 3_600, "day": 86_400}
+
+
+def meters(event_names: Iterable[str]) -> Answer:
+    """The page of all meters, active and with the formula sum; an id is `mtr_` and the name."""
+    data = [
+        {
+            "object": "billing.meter",
+            "id": f"mtr_{name}",
+            "event_name": name,
+            "display_name": name,
+            "status": "active",
+            "default_aggregation": {"formula": "sum"},
+            "livemode": False,
+        }
+        for name in sorted(event_names)
+    ]
+    return Answer(
+        200, {"object": "list", "url": "/v1/billing/meters", "data": data, "has_more": False}
+    )
 
 
 def summaries(journal: Iterable[MeterEvent], meter_id: str, query: Mapping[str, str]) -> Answer:

@@ -1,26 +1,39 @@
-"""intake and tally as processes on a broker, fed with generated events, under a test's control."""
+"""Stages as processes on a broker, fed with generated events, under a test's control."""
 
 from __future__ import annotations
 
 import signal
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime
+from functools import cache, partial
 from itertools import islice
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Self
+
+from clickhouse_connect.driver.client import Client
+from pydantic import SecretStr
 
 from pipeline.generate import Shares, generate
 from pipeline.ingest_file import read_ndjson
 from schemas import topics
 from schemas.definitions import Definitions
+from sinks.clickhouse.connect import Connection
+from sinks.clickhouse.migrate import migrate
+from sinks.clickhouse.write import ClickHouseSink
+from sinks.stripe.stand_in import StripeStandIn
 from streams.backlog import backlog
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
 from streams.topics import create_topics
-from tests.faults.outcome import differences
-from tests.faults.stage_process import STOPPED, Life
+from tests.faults.outcome import differences, of_bill, of_clickhouse, of_stripe
+from tests.faults.stage_process import STOPPED, STRIPE_KEY, Life
 from tests.oracle_rules import expect
 from tests.streams.on_kafka import read, wait_until
 
@@ -39,8 +52,14 @@ DEFINITIONS: dict[str, Any] = {
             "aggregation": "sum",
             "value": "$.tokens",
             "group_by": {"model": "$.model"},
+            "stripe": {"event_name": "llm_tokens"},
         },
-        {"slug": "requests", "event_type": "llm.request", "aggregation": "count"},
+        {
+            "slug": "requests",
+            "event_type": "llm.request",
+            "aggregation": "count",
+            "stripe": {"event_name": "llm_requests"},
+        },
         {
             "slug": "peak",
             "event_type": "llm.request",
@@ -64,10 +83,25 @@ DEFINITIONS: dict[str, Any] = {
             ],
         }
     ],
-    "customers": [{"id": f"cus_{rank:02d}", "plan": "pro"} for rank in range(1, CUSTOMERS + 1)],
+    "customers": [
+        {"id": f"cus_{rank:02d}", "plan": "pro", "stripe_customer_id": f"cus_stripe_{rank:02d}"}
+        for rank in range(1, CUSTOMERS + 1)
+    ],
 }
 
 SHARES = Shares(duplicate=0.05, conflict=0.02, late=0.02, delayed=0.02, unknown=0.02, broken=0.02)
+
+
+#: Stage → what it reads, in the order in which one is done after the other.
+READS = {
+    "intake": [topics.EVENTS.name],
+    "tally": [topics.METERED.name],
+    "bill": [topics.TOTALS.name],
+    "stripe": [topics.OUTBOX.name],
+    "clickhouse": list(ClickHouseSink.topics),
+}
+#: So many records a batch that there are many.
+_BATCHES_MAX = {"intake": 100, "tally": 4, "bill": 10, "stripe": 20, "clickhouse": 200}
 
 
 class Deployment:
@@ -84,6 +118,13 @@ class Deployment:
         self._seed = seed
         #: How often a process died, and how often one asked for a person.
         self.deaths = self.stops = 0
+        #: Stage → the deaths that its next lives are to die: (point, number).
+        self._plans: dict[str, deque[tuple[str, int]]] = {}
+        self._exits = ExitStack()
+        directory = Path(self._exits.enter_context(TemporaryDirectory(prefix="meterline-faults-")))
+        self._clickhouse_url = f"chdb://{directory}/clickhouse"
+        self._witness = directory / "points"
+        self._stripe = self._exits.enter_context(StripeStandIn(STRIPE_KEY))
         create_topics(self._kafka, CATALOGUE, keep_for_ever=True)
         self._producer = Producer(self.address)
 
@@ -96,17 +137,40 @@ class Deployment:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for process in self._lives:
-            process.kill()
-            process.join()
+        self._kill()
         self._producer.close()
+        self._exits.close()
 
-    def start(self, stage: str, **how: Any) -> BaseProcess:
-        """Start a process of a stage, with small batches; `how` is of a `Life`."""
+    def start(self, stage: str, deaths: Iterable[tuple[str, int]] = (), **how: Any) -> BaseProcess:
+        """Start a process of a stage, with small batches; `how` is of a `Life`.
+
+        One life after the other ends in one of `deaths`: (point, the so manieth time).
+        """
         definitions = Definitions.model_validate(DEFINITIONS)
         usual: dict[str, Any] = {"shards": SHARDS, "seed": f"{self._seed}.{stage}"}
-        usual |= {"batch_max": 100 if stage == "intake" else 4}
-        return self._start(Life(stage, self.address, definitions, **(usual | how)))
+        usual |= {"address": self.address, "batch_max": _BATCHES_MAX[stage]}
+        usual |= {"clickhouse_url": self._clickhouse_url, "stripe_url": self._stripe.url}
+        if stage == "clickhouse":
+            with self._clickhouse() as client:
+                migrate(client)
+        self._plans[stage] = deque(deaths)
+        life = Life(stage, definitions=definitions, witness=self._witness, **(usual | how))
+        return self._start(self._next_death(life))
+
+    def died_at(self) -> Counter[str]:
+        """Where processes have died, as `stage: point`."""
+        return Counter(self._witness.read_text().splitlines() if self._witness.exists() else ())
+
+    def has_deaths_to_come(self) -> bool:
+        """Whether a process still has a death before it that was planned."""
+        return any(life.dies_at for life in self._lives.values()) or any(self._plans.values())
+
+    def _next_death(self, life: Life) -> Life:
+        plan = self._plans[life.stage]
+        if not plan:
+            return life
+        dies_at, dies_in = plan.popleft()
+        return replace(life, dies_at=dies_at, dies_in=dies_in)
 
     def kill_one(self, rng: Random) -> None:
         """kill -9 of a process that `rng` picks."""
@@ -130,7 +194,7 @@ class Deployment:
             self.stops += process.exitcode == STOPPED
             del self._lives[process]
             dies_within = life.dies_within if self.deaths < deaths_max else 0
-            self._start(life.again(self.deaths, dies_within))
+            self._start(self._next_death(life.again(self.deaths, dies_within)))
 
     def are_all_alive(self) -> bool:
         """Whether no process has ended."""
@@ -146,13 +210,13 @@ class Deployment:
         return len(batch)
 
     def is_done(self) -> bool:
-        """Whether both stages have confirmed everything."""
-        stages = {"intake": topics.EVENTS, "tally": topics.METERED}
-        return not any(backlog(self._kafka, stage, [topic.name]) for stage, topic in stages.items())
+        """Whether the stages that were started have confirmed everything."""
+        started = [stage for stage in READS if stage in self._plans]
+        return not any(backlog(self._kafka, stage, READS[stage]) for stage in started)
 
     def wait_until_done(self) -> None:
-        """Wait until both stages have confirmed everything."""
-        wait_until(self.is_done, "both stages have confirmed everything")
+        """Wait until the stages have confirmed everything."""
+        wait_until(self.is_done, "the stages have confirmed everything")
 
     def differences(self) -> list[str]:
         """What is wrong in the end, against brute force over the lines that were sent."""
@@ -160,7 +224,35 @@ class Deployment:
         counts = Counter(record.partition for record in read(self.address, topics.EVENTS.name))
         assert counts.total() == len(lines)
         sent = [counts[partition] for partition in range(EVENT_PARTITIONS)]
-        return differences(self.address, expect(DEFINITIONS, lines, now=NOW), sent)
+        expected = expect(DEFINITIONS, lines, now=NOW)
+        of_topic = cache(partial(read, self.address))
+        found = differences(of_topic, expected, sent)
+        if "bill" in self._plans:
+            found += of_bill(of_topic, expected)
+        if "stripe" in self._plans:
+            found += of_stripe(of_topic, self._stripe.journal)
+        if "clickhouse" in self._plans:
+            self._kill()
+            with self._clickhouse() as client:
+                found += of_clickhouse(of_topic, client)
+        return found
+
+    @contextmanager
+    def _clickhouse(self) -> Iterator[Client]:
+        """The database, while no process has it open."""
+        connection = Connection(self._clickhouse_url, SecretStr(""))
+        try:
+            with connection.client() as client:
+                yield client
+        finally:
+            connection.close()
+
+    def _kill(self) -> None:
+        """kill -9 of every process."""
+        for process in self._lives:
+            process.kill()
+            process.join()
+        self._lives.clear()
 
     def _start(self, life: Life) -> BaseProcess:
         process = life.start()

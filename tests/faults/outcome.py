@@ -1,45 +1,53 @@
-"""What intake and tally have written, against brute force: every difference as a sentence."""
+"""What the stages have written, against brute force: every difference as a sentence."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
+
+from clickhouse_connect.driver.client import Client
 
 from pipeline.open_frame import open_frame
 from pipeline.record import Record
 from schemas import rejection, topics
 from schemas.alert import Alert
+from schemas.billing import Delivery, Delta
 from schemas.decisions import Status
 from schemas.frame import Kind
-from schemas.total import read_totals
+from schemas.quantity import from_plain, plain
+from schemas.total import Total, read_totals
+from sinks.clickhouse import read as clickhouse
+from sinks.stripe.account import MeterEvent
 from tests.oracle_rules import Expected
-from tests.streams.on_kafka import read
 
 Position = tuple[int, int]
 
+#: All committed records of a topic, partition by partition.
+Read = Callable[[str], Sequence[Record]]
 
-def differences(address: str, expected: Expected, sent: Sequence[int]) -> list[str]:
+
+def differences(read: Read, expected: Expected, sent: Sequence[int]) -> list[str]:
     """[] if all is exact. `sent` is the number of records in each partition of usage.events."""
-    found = [*_of_positions(address, sent), *_of_totals(address, expected)]
-    ledger, complaints = _ledger(address)
+    found = [*_of_positions(read, sent), *_of_totals(read, expected)]
+    ledger, complaints = _ledger(read)
     found += complaints
     for status in sorted(expected.ledger.keys() | ledger.keys()):
         if status != "sent" and ledger[status] != expected.ledger[status]:
             found.append(f"{ledger[status]} {status}, not {expected.ledger[status]}")
     alerts: Counter[tuple[str, ...]] = Counter()
-    for record in read(address, topics.ALERTS.name):
+    for record in read(topics.ALERTS.name):
         alert = Alert.model_validate_json(record.value or b"")
         start = f"{alert.period_start:%Y-%m-%dT%H:%M:%SZ}"
         alerts[alert.customer, alert.meter, start, alert.threshold, alert.value] += 1
     return found + _uneven("alert", expected.alerts, alerts)
 
 
-def _ledger(address: str) -> tuple[Counter[str], list[str]]:
+def _ledger(read: Read) -> tuple[Counter[str], list[str]]:
     """How many events ended how, and which packs were decided more or less than once."""
-    ledger = Counter({"rejected": len(read(address, topics.REJECTED.name))})
-    decisions = _frames(address, topics.DECISIONS.name)
+    ledger = Counter({"rejected": len(read(topics.REJECTED.name))})
+    decisions = _frames(read, topics.DECISIONS.name)
     times_decided = Counter(
         (record.partition, frame.header["pack_offset"]) for record, frame in decisions
     )
@@ -48,18 +56,18 @@ def _ledger(address: str) -> tuple[Counter[str], list[str]]:
             ledger[Status(status).name.lower()] += 1
     complaints = [
         f"pack {place} was decided {times_decided[place]} times"
-        for place in [(record.partition, record.offset) for record, _ in _packs(address)]
+        for place in [(record.partition, record.offset) for record, _ in _packs(read)]
         if times_decided[place] != 1
     ]
     return ledger, complaints
 
 
-def _of_positions(address: str, sent: Sequence[int]) -> Iterator[str]:
+def _of_positions(read: Read, sent: Sequence[int]) -> Iterator[str]:
     seen: Counter[Position] = Counter()
-    for _, frame in _packs(address):
+    for _, frame in _packs(read):
         columns = [frame.parts[0].column(f"source_{name}") for name in ("partition", "offset")]
         seen.update(zip(*(column.to_pylist() for column in columns), strict=True))
-    for record in read(address, topics.REJECTED.name):
+    for record in read(topics.REJECTED.name):
         headers = dict(record.headers)
         place = (headers[rejection.HEADER_PARTITION], headers[rejection.HEADER_OFFSET])
         seen[int(place[0]), int(place[1])] += 1
@@ -71,10 +79,10 @@ def _of_positions(address: str, sent: Sequence[int]) -> Iterator[str]:
         yield f"{seen.total()} events were taken in, but {sum(sent)} were sent"
 
 
-def _of_totals(address: str, expected: Expected) -> list[str]:
+def _of_totals(read: Read, expected: Expected) -> list[str]:
     totals: dict[tuple[str, ...], Any] = {}
     complaints = []
-    for _, frame in _frames(address, topics.TOTALS.name):
+    for _, frame in _frames(read, topics.TOTALS.name):
         for total in read_totals(frame):
             start = f"{total.period_start:%Y-%m-%dT%H:%M:%SZ}"
             group = json.dumps(total.group, sort_keys=True)
@@ -95,9 +103,111 @@ def _uneven(what: str, expected: Counter[Any], found: Counter[Any]) -> list[str]
     ]
 
 
-def _packs(address: str) -> list[tuple[Record, Any]]:
-    return [entry for entry in _frames(address, topics.METERED.name) if entry[1].kind is Kind.PACK]
+def _packs(read: Read) -> list[tuple[Record, Any]]:
+    return [entry for entry in _frames(read, topics.METERED.name) if entry[1].kind is Kind.PACK]
 
 
-def _frames(address: str, topic: str) -> list[tuple[Record, Any]]:
-    return [(record, open_frame(record)) for record in read(address, topic)]
+def _frames(read: Read, topic: str) -> list[tuple[Record, Any]]:
+    return [(record, open_frame(record)) for record in read(topic)]
+
+
+def of_bill(read: Read, expected: Expected) -> list[str]:
+    """What is wrong in the outbox: each total is frozen once, in deltas that sum up to it."""
+    deltas = _deltas(read)
+    names = Counter(delta.identifier for delta in deltas)
+    found = [f"{name} was frozen {times} times" for name, times in names.items() if times != 1]
+    frozen: dict[tuple[str, str, str], list[Delta]] = {}
+    for delta in deltas:
+        start = f"{delta.period_start:%Y-%m-%dT%H:%M:%SZ}"
+        key = (delta.stripe_customer_id, delta.event_name, start)
+        frozen.setdefault(key, []).append(delta)
+    for key in sorted(expected.stripe.keys() | frozen.keys()):
+        of_key = frozen.get(key, [])
+        billed = sum(from_plain(delta.value) for delta in of_key)
+        wanted = from_plain(f"{expected.stripe.get(key, 0):f}")
+        if billed != wanted:
+            found.append(f"{key}: {plain(billed)} billed, not {plain(wanted)}")
+        if [delta.sequence for delta in of_key] != list(range(len(of_key))):
+            found.append(f"{key}: the sequence of deltas has a gap")
+    return found
+
+
+def of_stripe(read: Read, journal: Sequence[MeterEvent]) -> list[str]:
+    """What is wrong at Stripe: every delta counts once, and is known to be delivered."""
+    frozen = Counter((delta.identifier, from_plain(delta.value)) for delta in _deltas(read))
+    counted = Counter((event.identifier, from_plain(f"{event.value:f}")) for event in journal)
+    outcomes = {
+        (delivery.identifier, delivery.outcome)
+        for record in read(topics.DELIVERIES.name)
+        if (delivery := Delivery.model_validate_json(record.value or b""))
+    }
+    delivered = Counter(name for name, outcome in outcomes if outcome == "delivered")
+    return [
+        *_uneven("meter event", frozen, counted),
+        *_uneven("delivery", Counter(name for name, _ in frozen), delivered),
+        *(f"{name} is {outcome}" for name, outcome in outcomes if outcome != "delivered"),
+    ]
+
+
+def of_clickhouse(read: Read, client: Client) -> list[str]:
+    """What is wrong in ClickHouse under FINAL: it has what Kafka has, each once."""
+    packs = {(record.partition, record.offset): frame for record, frame in _packs(read)}
+    decided: Counter[tuple[Any, ...]] = Counter()
+    for record, frame in _frames(read, topics.DECISIONS.name):
+        events = packs[record.partition, frame.header["pack_offset"]].parts[0]
+        places = [events.column(f"source_{name}").to_pylist() for name in ("partition", "offset")]
+        names = [Status(s).name.lower() for s in frame.parts[0].column("status").to_pylist()]
+        decided.update(zip(*places, names, strict=True))
+    rows = client.query(
+        "SELECT source_partition, source_offset, 'accepted' FROM events FINAL UNION ALL "
+        "SELECT source_partition, source_offset, toString(status) FROM set_aside FINAL"
+    ).result_rows
+    newest: dict[tuple[str, ...], Total] = {}
+    for _, frame in _frames(read, topics.TOTALS.name):
+        for total in read_totals(frame):
+            newest[_key(total)] = total
+    alerts = [Alert.model_validate_json(record.value or b"") for record in read(topics.ALERTS.name)]
+    names_delivered = {record.key.decode() for record in read(topics.DELIVERIES.name) if record.key}
+    in_deliveries = client.query("SELECT identifier FROM deliveries FINAL").result_rows
+    rejected = client.query("SELECT source_partition, source_offset FROM rejections FINAL")
+    return [
+        *_uneven("event", decided, Counter(map(tuple, rows))),
+        *_uneven("total", _figures(newest.values()), _figures(clickhouse.totals(client))),
+        *_uneven("alert", _crossings(alerts), _crossings(clickhouse.alerts(client))),
+        *_uneven(
+            "delivery",
+            Counter(names_delivered),
+            Counter(identifier for (identifier,) in in_deliveries),
+        ),
+        *_uneven("rejection", _places(read), Counter(map(tuple, rejected.result_rows))),
+    ]
+
+
+def _deltas(read: Read) -> list[Delta]:
+    return [Delta.model_validate_json(record.value or b"") for record in read(topics.OUTBOX.name)]
+
+
+def _places(read: Read) -> Counter[tuple[int, ...]]:
+    """The source positions of what was rejected."""
+    every = [dict(record.headers) for record in read(topics.REJECTED.name)]
+    names = (rejection.HEADER_PARTITION, rejection.HEADER_OFFSET)
+    return Counter(tuple(int(headers[name]) for name in names) for headers in every)
+
+
+def _key(total: Total) -> tuple[str, ...]:
+    group = json.dumps(total.group, sort_keys=True)
+    return total.customer, total.meter, total.period_start.isoformat(), group
+
+
+def _figures(totals: Iterable[Total]) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        (*_key(t), from_plain(t.value), from_plain(t.usage), t.events, t.as_of, t.version)
+        for t in totals
+    )
+
+
+def _crossings(alerts: Iterable[Alert]) -> Counter[tuple[Any, ...]]:
+    return Counter(
+        (a.customer, a.meter, a.period_start, a.threshold, from_plain(a.value), a.event_id)
+        for a in alerts
+    )

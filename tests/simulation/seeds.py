@@ -1,0 +1,36 @@
+"""Many seeds, spread over cores."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+
+from tests.simulation.planted import BUGS, Bug
+from tests.simulation.simulate import Outcome, simulate
+
+#: How many seeds each planted bug has to be caught.
+BUG_SEEDS_MAX = 400
+
+_CHUNK = 20
+
+
+def outcomes(seeds: range, cores: int) -> Iterator[Outcome]:
+    """What became of each seed, in any order."""
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        yield from pool.imap_unordered(simulate, seeds, chunksize=_CHUNK)
+
+
+def catch_all(cores: int) -> Iterator[tuple[Bug, Outcome | None]]:
+    """Each planted bug and the first seed that shows it."""
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        yield from zip(BUGS, pool.imap(catch, range(len(BUGS))), strict=True)
+
+
+def catch(number: int) -> Outcome | None:
+    """The first seed, from 1, that shows a planted bug; None if `BUG_SEEDS_MAX` do not."""
+    for seed in range(1, BUG_SEEDS_MAX + 1):
+        with BUGS[number].plant():
+            outcome = simulate(seed)
+        if outcome.differences:
+            return outcome
+    return None

@@ -1,0 +1,401 @@
+"""The contract of `streams.clients`: the real clients on a real broker, and the simulated ones.
+
+Each test runs against both, word for word, so that the simulation cannot drift from the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.record import Outgoing, Record
+from streams.clients import Clients, Committed, GroupConsumer, Place, TransactionalWriter
+from streams.confluent import ConfluentClients
+from tests.simulation.broker import Broker
+from tests.simulation.clients import SimulatedClients
+from tests.simulation.world import World
+from tests.streams import on_kafka
+from tests.streams.test_transact import delete_before
+
+_PATIENCE_SECONDS = 60.0
+
+
+class Kafka(Protocol):
+    """One of the two."""
+
+    clients: Clients
+
+    def create(self, partitions: int, *topics: str) -> None:
+        """Create topics."""
+
+    def delete_before(self, topic: str, offset: int) -> None:
+        """What retention does to partition 0."""
+
+    def run(self, scenario: Callable[[], None]) -> None:
+        """Run a scenario to its end, as a process."""
+
+
+class RealKafka:
+    """The real broker."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.clients: Clients = ConfluentClients({"bootstrap.servers": address, "log_level": "0"})
+
+    def create(self, partitions: int, *topics: str) -> None:
+        """Create topics."""
+        on_kafka.create(self._address, partitions, *topics)
+
+    def delete_before(self, topic: str, offset: int) -> None:
+        """What retention does to partition 0."""
+        delete_before(self._address, topic, offset)
+
+    def run(self, scenario: Callable[[], None]) -> None:
+        """Run it here."""
+        scenario()
+
+
+class SimulatedKafka:
+    """The simulated broker, in a world without faults."""
+
+    def __init__(self) -> None:
+        self._world = World("contract")
+        self._broker = Broker(self._world, {})
+        self.clients: Clients = SimulatedClients(self._broker)
+
+    def create(self, partitions: int, *topics: str) -> None:
+        """Create topics."""
+        for topic in topics:
+            self._broker.create(topic, partitions)
+
+    def delete_before(self, topic: str, offset: int) -> None:
+        """What retention does to partition 0."""
+        self._broker.logs[topic, 0].start = offset
+
+    def run(self, scenario: Callable[[], None]) -> None:
+        """Run it as a process."""
+        process = self._world.start("scenario", scenario)
+        self._world.run(1_000)
+        assert process.dead
+        if process.failure is not None:
+            raise process.failure
+
+
+@pytest.fixture(params=["real", "simulated"])
+def kafka_either(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Kafka]:
+    """Both, one after the other."""
+    monkeypatch.setattr("streams.stage.SESSION_TIMEOUT_MS", 2_000)
+    if request.param == "real":
+        yield RealKafka(request.getfixturevalue("kafka"))
+    else:
+        yield SimulatedKafka()
+
+
+def records(topic: str, *values: bytes, partition: int = 0) -> list[Outgoing]:
+    return [Outgoing(topic, value, partition=partition) for value in values]
+
+
+def visible(clients: Clients, topic: str, begin: int = 0) -> list[tuple[int, bytes | None]]:
+    return [(record.offset, record.value) for record in clients.read_to_end(topic, 0, begin)]
+
+
+def writer(clients: Clients, name: str, instance: str = "a") -> TransactionalWriter:
+    claimed = clients.transactional_writer(name, instance)
+    claimed.fence()
+    return claimed
+
+
+class Member:
+    """A consumer that is polled by hand, and remembers what it was given."""
+
+    def __init__(self, clients: Clients, stage: str, instance: str, *topics: str) -> None:
+        self.consumer: GroupConsumer = clients.consumer(stage, instance)
+        self.share: list[Place] = []
+        self.times_assigned = 0
+        self.read: list[Record] = []
+        self.consumer.subscribe(topics, self._assigned, self._revoked)
+
+    def _assigned(self, places: Sequence[Place]) -> None:
+        self.times_assigned += 1
+        self.share = sorted(places)
+        committed = self.consumer.committed(places)
+        self.consumer.assign({place: committed[place].offset for place in places})
+
+    def _revoked(self, _: Sequence[Place]) -> None:
+        self.share = []
+        self.consumer.unassign()
+
+    def poll(self) -> None:
+        self.read += self.consumer.read(100, 0.1)
+
+
+def poll_until(clients: Clients, done: Callable[[], bool], *members: Member) -> None:
+    """Serve all members in turn until something holds."""
+    give_up = clients.clock.monotonic() + _PATIENCE_SECONDS
+    while not done():
+        assert clients.clock.monotonic() < give_up, "waited in vain"
+        for member in members:
+            member.poll()
+
+
+def code_of(error: pytest.ExceptionInfo[KafkaException]) -> int:
+    code: int = error.value.args[0].code()
+    return code
+
+
+def test_a_transaction_is_seen_when_it_is_committed_and_never_when_it_is_aborted(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "seen")
+
+    def scenario() -> None:
+        ours = writer(clients, "seen")
+        ours.begin()
+        assert ours.write(records("seen", b"a", b"b")) == [(0, 0), (0, 1)]
+        assert visible(clients, "seen") == []
+        ours.commit()
+        clients.clock.sleep(1)
+        assert visible(clients, "seen") == [(0, b"a"), (1, b"b")]
+        ours.begin()
+        # The marker of the commit has taken an offset.
+        assert ours.write(records("seen", b"c")) == [(0, 3)]
+        ours.abort()
+        clients.clock.sleep(1)
+        assert visible(clients, "seen", 1) == [(1, b"b")]
+        assert clients.writer("seen", "a").write(records("seen", b"d")) == [(0, 5)]
+        assert visible(clients, "seen", 2) == [(5, b"d")]
+
+    kafka_either.run(scenario)
+
+
+def test_an_undecided_transaction_hides_what_others_wrote_after_it(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "hidden")
+
+    def scenario() -> None:
+        slow, quick = writer(clients, "hidden", "slow"), clients.writer("hidden", "quick")
+        quick.write(records("hidden", b"first"))
+        slow.begin()
+        slow.write(records("hidden", b"slow"))
+        quick.write(records("hidden", b"last"))
+        assert visible(clients, "hidden") == [(0, b"first")]
+        slow.commit()
+        clients.clock.sleep(1)
+        assert visible(clients, "hidden") == [(0, b"first"), (1, b"slow"), (2, b"last")]
+
+    kafka_either.run(scenario)
+
+
+def test_who_claims_an_id_ends_what_its_former_holder_left_open(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "claimed")
+
+    def scenario() -> None:
+        former = writer(clients, "claimed")
+        former.begin()
+        former.write(records("claimed", b"former"))
+        latter = writer(clients, "claimed")
+        with pytest.raises(KafkaException):
+            former.commit()
+        latter.begin()
+        latter.write(records("claimed", b"latter"))
+        latter.commit()
+        former.abort()
+        clients.clock.sleep(1)
+        assert [value for _, value in visible(clients, "claimed")] == [b"latter"]
+
+    kafka_either.run(scenario)
+
+
+def test_positions_are_committed_with_their_transaction_and_with_their_note(
+    kafka_either: Kafka,
+) -> None:
+    """Whoever asks right after a commit is told what it committed."""
+    clients = kafka_either.clients
+    kafka_either.create(1, "positions", "positions.out")
+    place = ("positions", 0)
+
+    def scenario() -> None:
+        ours = writer(clients, "positions")
+        member = Member(clients, "positions", "a", "positions")
+        poll_until(clients, lambda: member.times_assigned == 1, member)
+        assert member.consumer.committed([place]) == {place: Committed(None)}
+        for number in range(1, 6):
+            ours.begin()
+            ours.write(records("positions.out", b"%d" % number))
+            reached = {place: Committed(number, f"note {number}")}
+            ours.send_offsets(reached, member.consumer.membership())
+            ours.commit()
+            assert member.consumer.committed([place]) == reached
+        ours.begin()
+        ours.send_offsets({place: Committed(9)}, member.consumer.membership())
+        ours.abort()
+        assert member.consumer.committed([place]) == {place: Committed(5, "note 5")}
+        member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_who_is_no_member_proves_nothing(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "stranger-to", "stranger-to.out")
+
+    def scenario() -> None:
+        ours = writer(clients, "stranger-to")
+        consumer = clients.consumer("stranger-to", "a")
+        assert consumer.membership() is None
+        ours.begin()
+        ours.write(records("stranger-to.out", b"1"))
+        with pytest.raises(KafkaException) as error:
+            ours.send_offsets({("stranger-to", 0): Committed(1)}, consumer.membership())
+        assert code_of(error) == KafkaError.UNKNOWN_MEMBER_ID
+        ours.abort()
+        consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_a_membership_of_an_earlier_generation_commits_nothing(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(2, "generations", "generations.out")
+
+    def scenario() -> None:
+        ours = writer(clients, "generations")
+        first = Member(clients, "generations", "a", "generations")
+        poll_until(clients, lambda: len(first.share) == 2, first)
+        former = first.consumer.membership()
+        second = Member(clients, "generations", "b", "generations")
+        poll_until(clients, lambda: len(first.share) == len(second.share) == 1, first, second)
+        ours.begin()
+        ours.write(records("generations.out", b"1"))
+        with pytest.raises(KafkaException) as error:
+            ours.send_offsets({("generations", 0): Committed(1)}, former)
+        assert code_of(error) == KafkaError.ILLEGAL_GENERATION
+        ours.abort()
+        first.consumer.close()
+        second.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_a_restarted_member_has_its_share_back_at_once_and_its_former_self_is_shut_out(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(2, "restarted")
+
+    def scenario() -> None:
+        former = Member(clients, "restarted", "a", "restarted")
+        other = Member(clients, "restarted", "b", "restarted")
+        poll_until(clients, lambda: len(former.share) == len(other.share) == 1, former, other)
+        assigned = other.times_assigned
+        latter = Member(clients, "restarted", "a", "restarted")
+        poll_until(clients, lambda: latter.share == former.share, latter, other)
+        assert other.times_assigned == assigned
+        with pytest.raises(KafkaException) as error:
+            poll_until(clients, lambda: False, former)
+        assert code_of(error) in (KafkaError.FENCED_INSTANCE_ID, KafkaError._FATAL)
+        for member in (latter, other, former):
+            member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_a_member_that_is_gone_is_missed_when_its_session_ends(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(2, "missed")
+
+    def scenario() -> None:
+        stays = Member(clients, "missed", "a", "missed")
+        leaves = Member(clients, "missed", "b", "missed")
+        poll_until(clients, lambda: len(stays.share) == len(leaves.share) == 1, stays, leaves)
+        leaves.consumer.close()
+        poll_until(clients, lambda: len(stays.share) == 2, stays)
+        stays.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_partitions_of_the_same_number_go_to_the_same_member(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(3, "side", "by-side")
+
+    def scenario() -> None:
+        members = [Member(clients, "sides", name, "side", "by-side") for name in "ab"]
+        poll_until(clients, lambda: all(member.share for member in members), *members)
+        assert [member.share for member in members] == [
+            [("by-side", 0), ("by-side", 1), ("side", 0), ("side", 1)],
+            [("by-side", 2), ("side", 2)],
+        ]
+        for member in members:
+            member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_reading_begins_where_it_was_told_and_pauses_when_it_was_told(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "paused-at")
+    place = ("paused-at", 0)
+
+    def scenario() -> None:
+        clients.writer("paused-at", "a").write(records("paused-at", b"0", b"1", b"2"))
+        member = Member(clients, "paused-at", "a", "paused-at")
+        poll_until(clients, lambda: len(member.read) == 3, member)
+        assert [record.offset for record in member.read] == [0, 1, 2]
+        member.consumer.commit({place: Committed(3, "so far")})
+        assert member.consumer.committed([place]) == {place: Committed(3, "so far")}
+        member.consumer.pause([place])
+        clients.writer("paused-at", "a").write(records("paused-at", b"3"))
+        assert member.consumer.read(1, 2) == []
+        member.consumer.resume([place])
+        poll_until(clients, lambda: len(member.read) == 4, member)
+        member.consumer.assign({place: 2})
+        poll_until(clients, lambda: len(member.read) == 6, member)
+        assert [record.value for record in member.read[4:]] == [b"2", b"3"]
+        member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_a_position_that_retention_has_overrun_is_an_error(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "overrun-at")
+    place = ("overrun-at", 0)
+
+    def scenario() -> None:
+        clients.writer("overrun-at", "a").write(records("overrun-at", b"1", b"2", b"3"))
+        member = Member(clients, "overrun-at", "a", "overrun-at")
+        poll_until(clients, lambda: len(member.read) == 3, member)
+        member.consumer.commit({place: Committed(1)})
+        kafka_either.delete_before("overrun-at", 2)
+        with pytest.raises(KafkaException) as error:
+            list(clients.read_to_end("overrun-at", 0, 1))
+        assert code_of(error) == KafkaError._AUTO_OFFSET_RESET
+        member.consumer.assign({place: 1})
+        with pytest.raises(KafkaException) as error:
+            poll_until(clients, lambda: False, member)
+        assert code_of(error) == KafkaError._AUTO_OFFSET_RESET
+        assert visible(clients, "overrun-at", 2) == [(2, b"3")]
+        member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
+def test_what_exists_is_known_and_what_does_not_cannot_be_written_to(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(3, "known")
+
+    def scenario() -> None:
+        assert clients.partition_counts()["known"] == 3
+        with pytest.raises(KafkaException) as error:
+            clients.writer("known", "a").write(records("unknown-topic", b"1"))
+        assert code_of(error) in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+
+    kafka_either.run(scenario)
