@@ -1,27 +1,165 @@
-"""Dead letters: an unusable record, byte for byte, with reason and remedy in headers."""
+"""Dead letters: an unusable record, byte for byte, with reason and remedy in headers; and back.
+
+Intake appends its headers after those that the record came with. An original may have headers of
+the same names, because it was a dead letter that somebody sent again as it was, or because its
+producer is hostile: so the last ones, in their order, are intake's, and nothing else is looked at.
+"""
 
 from __future__ import annotations
 
-from pipeline.errors import Reject
+from collections.abc import Set
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from pipeline.errors import Reject, Stop
 from pipeline.record import Outgoing, Record
 from schemas import rejection, topics
+from schemas.usage_event import HEADER_PREFIX
+
+#: What intake appends, in this order.
+_ADDED = (
+    rejection.HEADER_TOPIC,
+    rejection.HEADER_PARTITION,
+    rejection.HEADER_OFFSET,
+    rejection.HEADER_STAGE,
+    rejection.HEADER_RECEIVED_AT,
+    rejection.HEADER_REASON,
+    rejection.HEADER_MESSAGE,
+    rejection.HEADER_REMEDY,
+)
 
 
 def rejected(record: Record, reason: Reject) -> Outgoing:
     """`record` on its way to usage.rejected: key, value and headers as they came, and why."""
+    why = (
+        record.topic.encode(),
+        b"%d" % record.partition,
+        b"%d" % record.offset,
+        b"intake",
+        b"%d" % record.timestamp_ms,
+        reason.reason.encode(),
+        reason.message.encode("utf-8", "backslashreplace"),
+        reason.remedy.encode("utf-8", "backslashreplace"),
+    )
     return Outgoing(
         topics.REJECTED.name,
         record.value,
         key=record.key,
-        headers=(
-            *record.headers,
-            (rejection.HEADER_TOPIC, record.topic.encode()),
-            (rejection.HEADER_PARTITION, b"%d" % record.partition),
-            (rejection.HEADER_OFFSET, b"%d" % record.offset),
-            (rejection.HEADER_STAGE, b"intake"),
-            (rejection.HEADER_RECEIVED_AT, b"%d" % record.timestamp_ms),
-            (rejection.HEADER_REASON, reason.reason.encode()),
-            (rejection.HEADER_MESSAGE, reason.message.encode("utf-8", "backslashreplace")),
-            (rejection.HEADER_REMEDY, reason.remedy.encode("utf-8", "backslashreplace")),
-        ),
+        headers=(*record.headers, *zip(_ADDED, why, strict=True)),
     )
+
+
+class Position(NamedTuple):
+    """Where an original lies on usage.events; names its rejection, here and in ClickHouse."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}/{self.offset}"
+
+
+class Customer(NamedTuple):
+    """Whose record it seems to be, and what says so."""
+
+    name: str
+    said_by: Literal["subject", "key"]
+
+
+class DeadLetter(NamedTuple):
+    """A rejection, opened: the record as intake read it, and why it was rejected."""
+
+    original: Record
+    reason: str
+    message: str
+    remedy: str
+
+    @property
+    def position(self) -> Position:
+        """Where the original lies."""
+        return Position(self.original.partition, self.original.offset)
+
+
+def open_letter(record: Record) -> DeadLetter:
+    """The inverse of `rejected`: the original is equal to the record that was rejected.
+
+    Raises:
+        Stop: when intake did not write it.
+    """
+    theirs, ours = record.headers[: -len(_ADDED)], record.headers[-len(_ADDED) :]
+    try:
+        if tuple(name for name, _ in ours) != _ADDED:
+            raise ValueError("its last headers are not those of intake")
+        topic, partition, offset, _, received_ms, reason, message, remedy = (
+            text.decode(errors="replace") for _, text in ours
+        )
+        original = Record(
+            topic,
+            int(partition),
+            int(offset),
+            int(received_ms),
+            record.key,
+            record.value,
+            theirs,
+        )
+    except (AttributeError, ValueError) as error:  # a header may have no value
+        raise Stop(
+            f"{record.topic}-{record.partition} at offset {record.offset} is no rejection of "
+            f"Meterline: {error}.",
+            remedy="Find the program that wrote it; only Meterline writes to this topic.",
+        ) from None
+    return DeadLetter(original, reason, message, remedy)
+
+
+class _Said(msgspec.Struct, gc=False):
+    subject: str
+
+
+_said = msgspec.json.Decoder(_Said)
+
+
+def customer_of(record: Record) -> Customer | None:
+    """Whose record of usage.events it is, as well as can be said of what is no event.
+
+    The subject counts, as it would for intake: the CloudEvents header in binary mode, else that of
+    the JSON document, if it is one. Where there is none, the record's key, which producers set to
+    the customer. None without either.
+    """
+    attributes = {name.lower(): text for name, text in record.headers}
+    try:
+        if any(name.startswith(HEADER_PREFIX) for name in attributes):
+            return Customer(attributes[f"{HEADER_PREFIX}subject"].decode(), "subject")
+        return Customer(_said.decode(record.value or b"").subject, "subject")
+    except (AttributeError, LookupError, msgspec.MsgspecError, ValueError, RecursionError):
+        key = record.key
+        return Customer(key.decode(errors="backslashreplace"), "key") if key else None
+
+
+class Wanted(NamedTuple):
+    """Which dead letters are meant; what is not said is not asked for.
+
+    The original arrived at or after `since_ns` and before `until_ns`, nanoseconds since 1970.
+    """
+
+    reasons: Set[str] = frozenset()
+    customer: str | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None
+    positions: Set[Position] = frozenset()
+
+    def takes(self, letter: DeadLetter) -> bool:
+        """Whether it is one of them."""
+        received_ns = letter.original.timestamp_ms * 1_000_000
+        if self.reasons and letter.reason not in self.reasons:
+            return False
+        if self.positions and letter.position not in self.positions:
+            return False
+        if self.since_ns is not None and received_ns < self.since_ns:
+            return False
+        if self.until_ns is not None and received_ns >= self.until_ns:
+            return False
+        if self.customer is None:
+            return True
+        customer = customer_of(letter.original)
+        return customer is not None and customer.name == self.customer

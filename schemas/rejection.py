@@ -1,8 +1,9 @@
 """A rejection: an input that can never count, kept byte for byte so that it can be replayed.
 
 On `usage.rejected` the original key and value are the record's key and value, the original headers
-are kept, and the headers below are added. They follow Kafka Connect's dead-letter names where it
-has one, so existing tools can read them.
+are kept, and the headers below are added after them; of several with one name the last one is
+ours. They follow Kafka Connect's dead-letter names where it has one, so existing tools can read
+them.
 """
 
 from __future__ import annotations

@@ -95,6 +95,8 @@ class ConfluentConsumer:
                 "queued.max.messages.kbytes": 256 * 1024,
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 20,
+                # From 5 minutes: how long partitions that were added go without a reader.
+                "topic.metadata.refresh.interval.ms": 10_000,
             }
         )
         #: What the group knows of a consumer that is no member.

@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 def letters(
-    kafka: Mapping[str, str], wanted: Wanted, say: Callable[[str], None]
+    kafka: Mapping[str, str], wanted: Wanted, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[tuple[Place, DeadLetter]]:
     """The committed dead letters that are wanted, in the order of the log.
 
@@ -57,7 +57,7 @@ def letters(
                 if wanted.takes(letter):
                     yield Place(record.partition, record.offset), letter
     if strange:
-        say(f"Left out {len(strange):,} records. {strange[0]}")
+        say(f"Records left out: {len(strange):,}. {strange[0]}")
 
 
 def resend(

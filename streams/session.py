@@ -29,7 +29,9 @@ class Session:
     def __init__(self, stage: Stage, clients: Clients, instance: str) -> None:
         self._stage = stage
         self._clients = clients
-        self._consumer = clients.consumer(stage.name, instance)
+        # Whoever starts after partitions were added is another member: the old one would have its
+        # old share back at once, and nobody would ever be given the new partitions.
+        self._consumer = clients.consumer(stage.name, f"{instance}.{self._partition_count()}p")
         self._writer = clients.transactional_writer(stage.name, instance)
         #: The next offset to read of each partition that is ours.
         self._positions: dict[int, int] = {}
@@ -55,7 +57,6 @@ class Session:
     def open(self) -> None:
         """Fence an earlier self, write what must come first, and join the group."""
         self._writer.fence()
-        self._require_topics()
         announced = self._stage.announce()
         if announced:
             self._writer.begin()
@@ -95,7 +96,8 @@ class Session:
         self._counted |= reached
         self.batch.clear()
 
-    def _require_topics(self) -> None:
+    def _partition_count(self) -> int:
+        """How many partitions the input has, as has the state."""
         known = self._clients.partition_counts()
         wanted = [self._stage.input_topic, self._stage.state_topic]
         counts = []
@@ -109,6 +111,7 @@ class Session:
                 remedy="Both were created with one number of shards, which never changes: find "
                 "out who changed it, and create the topics anew with `meterline topics`.",
             )
+        return counts[0]
 
     def _keep(self, record: Record) -> int:
         """Add a record to the batch, unless its partition was taken from us meanwhile."""

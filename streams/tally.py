@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record
+from pipeline.route import Router
 from pipeline.shard import restore
 from pipeline.tally import TallyShard
 from schemas import topics
@@ -18,7 +19,9 @@ class TallyStage:
     input_topic = topics.METERED.name
     state_topic = topics.TALLY_STATE.name
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int = topics.SHARDS) -> None:
+        """`shards` is the number of partitions of usage.metered."""
+        self._router = Router(shards)
         self._shards: dict[int, TallyShard] = {}
 
     def announce(self) -> Sequence[Outgoing]:
@@ -26,9 +29,14 @@ class TallyStage:
         return ()
 
     def restore(self, partition: int, changelog: Iterator[Record]) -> int | None:
-        """Rebuild a shard from its segments."""
+        """Rebuild a shard from its segments.
+
+        Raises:
+            Stop: they are damaged, not complete, or of another shard.
+        """
         shard = restore(open_frame(record) for record in changelog)
-        self._shards[partition] = TallyShard(partition, shard)
+        shard.belong_to(partition, self._router.shards)
+        self._shards[partition] = TallyShard(partition, shard, self._router)
         return shard.next_offset or None
 
     def forget(self, partition: int) -> None:

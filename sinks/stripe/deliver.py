@@ -20,14 +20,14 @@ from sinks.stripe.client import CONNECTIONS
 from sinks.stripe.pace import Pace
 from sinks.stripe.settle import Progress, Settler
 
-#: No delta is begun later than this after its write began: `settle` counts on Stripe's memory
-#: from the beginning of a write.
+#: Nothing is sent later than this after its write began: `settle` counts on Stripe's memory from
+#: the beginning of a write.
 _WRITE_SECONDS_MAX: Final = 120.0
 
 
 @dataclass(frozen=True)
 class _Write:
-    """One call of `write`: its time, when it must have ended, and whether a lane has failed."""
+    """One call of `write`: its time, its deadline by `wall`, and whether a lane has failed."""
 
     now_ms: int
     deadline: float
@@ -50,12 +50,15 @@ class StripeSink:
         calls_per_second: float,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
         executor: Callable[[], Executor] = lambda: ThreadPoolExecutor(CONNECTIONS),
     ) -> None:
-        """`executor` is what sends lanes side by side; a new one for each write."""
+        """`wall` also counts the seconds in which this machine slept; `executor` makes what sends
+        lanes side by side, a new one for each write.
+        """
         pace = Pace(calls_per_second, sleep=sleep, monotonic=monotonic)
-        self._settler = Settler(client, pace, sleep)
-        self._monotonic = monotonic
+        self._settler = Settler(client, pace, sleep, wall)
+        self._wall = wall
         self._executor = executor
         self._attempts: dict[tuple[str, int], Attempt] = {}
         self._progress: dict[tuple[str, int, int], Progress] = {}
@@ -91,7 +94,7 @@ class StripeSink:
         for _, delta, progress in batch:
             lane = lanes.setdefault((delta.stripe_customer_id, delta.event_name), [])
             lane.append((delta, progress))
-        write = _Write(now_ms, self._monotonic() + _WRITE_SECONDS_MAX, threading.Event())
+        write = _Write(now_ms, self._wall() + _WRITE_SECONDS_MAX, threading.Event())
         with self._executor() as pool:
             futures = [pool.submit(self._send_lane, lane, write) for lane in lanes.values()]
         failures = [failure for future in futures if (failure := future.exception())]
@@ -118,14 +121,10 @@ class StripeSink:
             for delta, progress in lane:
                 if write.failed.is_set():
                     return
-                if self._monotonic() > write.deadline:
-                    raise Retry(
-                        "Stripe takes meter events too slowly for a batch of this size.",
-                        remedy="Wait: what was delivered is not sent again.",
-                        after_seconds=0,
-                    )
                 if progress.delivery is None:
-                    progress.delivery = self._settler.settle(delta, progress, write.now_ms)
+                    progress.delivery = self._settler.settle(
+                        delta, progress, write.now_ms, write.deadline
+                    )
         except BaseException:
             write.failed.set()
             raise

@@ -7,6 +7,7 @@ whose end has been unknown for 23 hours is held, never sent again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,12 +56,19 @@ class Settler:
     client: stripe.StripeClient
     pace: Pace
     sleep: Callable[[float], None]
+    wall: Callable[[], float]
 
-    def settle(self, delta: Delta, progress: Progress, now_ms: int) -> Delivery:
+    def settle(
+        self, delta: Delta, progress: Progress, now_ms: int, deadline: float = math.inf
+    ) -> Delivery:
         """Send `delta`; `progress` keeps what a later call must know when this one raises.
 
+        `now_ms` is the time for all tries, none of which begins after `deadline`, in seconds of
+        `wall`: a machine that slept between two of them must look at the calendar again.
+
         Raises:
-            Retry: when `TRIES` tries were in vain, or Stripe asks for a long wait.
+            Retry: when `TRIES` tries were in vain, the deadline has passed, or Stripe asks for a
+                long wait.
             Stop: when no call can succeed before a person acts.
         """
         since_ms = progress.unsettled_since_ms
@@ -71,6 +79,12 @@ class Settler:
         tried = 0
         while True:
             self.pace.wait()
+            if self.wall() > deadline:
+                raise Retry(
+                    "Stripe takes meter events too slowly for a batch of this size.",
+                    remedy="Wait: what was delivered is not sent again.",
+                    after_seconds=0,
+                )
             tried += 1
             try:
                 self._send(delta, progress.keys_spent)

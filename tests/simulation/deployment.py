@@ -239,6 +239,7 @@ class Deployment:
             calls_per_second=1_000,
             sleep=self.world.sleep,
             monotonic=self.world.monotonic,
+            wall=lambda: self.world.now_ms() / 1000,
             executor=InTurn,
         )
 

@@ -81,6 +81,7 @@ def sink(stand_in: StripeStandIn, clock: Clock, key: str = KEY) -> StripeSink:
         calls_per_second=1000,
         sleep=clock.sleep,
         monotonic=clock.monotonic,
+        wall=clock.monotonic,
     )
 
 
@@ -416,6 +417,25 @@ def test_a_process_that_outlives_a_long_outage_holds_what_it_may_have_sent() -> 
         made = deliveries(to, deltas, clock.now_ms)
         assert [each.outcome for each in made] == ["held", "delivered"]
         assert len(stand_in.journal) == 2
+
+
+def test_a_machine_that_slept_for_a_day_between_two_tries_looks_at_the_calendar_again() -> None:
+    clock = Clock()
+
+    def sleep_for_a_day(_: Call) -> Fault | None:
+        clock.now_ms += 25 * HOUR_MS
+        return Fault.LOST_RESPONSE
+
+    faults = [sleep_for_a_day]
+    with StripeStandIn(
+        KEY, now_ms=lambda: clock.now_ms, faults=lambda call: faults.pop()(call) if faults else None
+    ) as stand_in:
+        to = sink(stand_in, clock)
+        with pytest.raises(Retry):
+            deliveries(to, [delta(0)], clock.now_ms)
+        made = deliveries(to, [delta(0)], clock.now_ms)
+        assert [each.outcome for each in made] == ["held"]
+        assert len(stand_in.journal) == 1
 
 
 def test_what_was_only_turned_away_is_sent_however_late() -> None:
