@@ -207,10 +207,11 @@ def _first_wins(claim: Any) -> Any:
     return planted
 
 
-def _by_lower_half(claim: Any) -> Any:
+def _of_eight_bits(claim: Any) -> Any:
     def planted(self: IdTable, columns: Any, today: Any) -> Any:
-        high, low, *rest = columns
-        return claim(self, (np.zeros_like(high), low % np.uint64(256), *rest), today)
+        _, low, *rest = columns
+        eight_bits = low % np.uint64(256)
+        return claim(self, (eight_bits * np.uint64(0x9E3779B97F4A7C15), eight_bits, *rest), today)
 
     return planted
 
@@ -422,7 +423,7 @@ BUGS = (
         "of two payloads of one id the first wins silently",
         _replaced(IdTable, "claim", _first_wins),
     ),
-    Bug("identities collide", _replaced(IdTable, "claim", _by_lower_half)),
+    Bug("identities collide", _replaced(IdTable, "claim", _of_eight_bits)),
     Bug("month-end drift: months of 30 days", _replaced(tally, "period_bounds", _thirty_days)),
     Bug(
         "a batch that crosses several thresholds alerts once",
