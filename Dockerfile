@@ -15,9 +15,11 @@ COPY pipeline pipeline
 COPY streams streams
 COPY sinks sinks
 RUN uv sync --locked --no-dev --no-editable \
- && useradd --create-home meterline
+ && useradd --create-home meterline \
+ && install --directory --owner meterline /var/lib/meterline
 
 # Outside /app, so that what runs is what was installed.
 WORKDIR /home/meterline
+ENV METERLINE_STATE_DIRECTORY=/var/lib/meterline
 USER meterline
 ENTRYPOINT ["/app/.venv/bin/meterline"]

@@ -12,7 +12,8 @@ from typer.core import TyperGroup
 
 from pipeline.errors import MeterlineError, Retry
 
-#: Name and summary; the command is the function of that name in `pipeline.commands.<name>`.
+#: Name and summary; the command, or the group of commands, has that name in
+#: `pipeline.commands.<name>`: a function, or an app of its own.
 COMMANDS = {
     "demo": "Count, store, alert and bill a stream of events, all on this machine.",
     "dev": "Start a local Kafka, with nothing to install, and create the topics.",
@@ -20,6 +21,9 @@ COMMANDS = {
     "send": "Send usage events from a file, or from standard input, to Kafka.",
     "topics": "Create the topics that the configured Kafka lacks.",
     "migrate": "Create or update the tables and views of the configured ClickHouse.",
+    "rejected": "List, show and replay dead letters.",
+    "replay": "Count the log anew and compare it with the live totals and alerts.",
+    "reconcile": "Compare every link from the input to the invoice, while everything runs.",
     "doctor": "Check everything that Meterline needs, and say what to do about it.",
 }
 
@@ -30,9 +34,11 @@ class _Lazy(TyperGroup):
     def resolve_command(self, ctx, args):  # type: ignore[no-untyped-def]
         name = args[0]
         if name in COMMANDS:
-            one = typer.Typer(add_completion=False)
-            one.command(name)(getattr(import_module(f"pipeline.commands.{name}"), name))
-            self.commands[name] = typer.main.get_command(one)
+            command = getattr(import_module(f"pipeline.commands.{name}"), name)
+            if not isinstance(command, typer.Typer):
+                function, command = command, typer.Typer(add_completion=False)
+                command.command(name)(function)
+            self.commands[name] = typer.main.get_command(command)
         return super().resolve_command(ctx, args)
 
 

@@ -6,6 +6,7 @@ but in `meterline.yaml`.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,11 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import Stop
+
+
+def cache_directory() -> Path:
+    """`$XDG_CACHE_HOME/meterline`, or `~/.cache/meterline`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
 class Settings(BaseSettings):
@@ -27,6 +33,9 @@ class Settings(BaseSettings):
     #: Names this process among those of its stage; must be stable over restarts of the process.
     #: Empty: host name plus the first free number on this host.
     instance: str = Field("", max_length=100, pattern=r"^[A-Za-z0-9._-]*$")
+
+    #: Where tally keeps a copy of its state, for a faster restart; may be deleted at any time.
+    state_directory: Path = Field(default_factory=lambda: cache_directory() / "state")
 
     #: End when standard input does: for a process that must not outlive the one that started it.
     stop_with_stdin: bool = False

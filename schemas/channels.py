@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from schemas import decisions, pack, rejection, segment, topics, total, usage_event
 from schemas.alert import Alert
 from schemas.billing import Delivery, Delta, Frozen
+from schemas.discrepancy import Discrepancy
 from schemas.forecast import Forecast
 from schemas.frame import Kind
 from schemas.usage_event import UsageEvent
@@ -193,5 +194,16 @@ CHANNELS: dict[str, Channel] = {
         (JsonMessage("forecast", "A threshold is projected to be crossed.", Forecast),),
         "The customer.",
         {"receive": "Be told before a threshold is crossed. Advisory."},
+    ),
+    topics.DISCREPANCIES.name: Channel(
+        (
+            JsonMessage(
+                "discrepancy",
+                "Two links of the chain from input to invoice do not agree, or agree again.",
+                Discrepancy,
+            ),
+        ),
+        "What differs, as in the message's key.",
+        {"receive": "Be told when something was lost, doubled or changed, and when it is mended."},
     ),
 }

@@ -25,9 +25,11 @@ from schemas.channels import CHANNELS, Channel, JsonMessage, PackedMessage
 from schemas.correction import Correction
 from schemas.customer import Customer
 from schemas.definitions import Definitions
+from schemas.discrepancy import Discrepancy
 from schemas.forecast import Forecast
 from schemas.meter import Meter
 from schemas.plan import Plan
+from schemas.reconciliation import Reconciliation
 from schemas.rejection import Rejection
 from schemas.topics import CATALOGUE, Topic
 from schemas.total import Total
@@ -51,6 +53,8 @@ MODELS: dict[type[BaseModel], JsonSchemaMode] = {
     Frozen: "serialization",
     Delivery: "serialization",
     Forecast: "serialization",
+    Discrepancy: "serialization",
+    Reconciliation: "serialization",
 }
 
 

@@ -112,6 +112,13 @@ FORECASTS = Topic(
     40 * DAY_MS,
     "Advisory: when a customer is projected to cross its next threshold. JSON, keyed by customer.",
 )
+DISCREPANCIES = Topic(
+    "usage.discrepancies",
+    SHARDS,
+    -1,
+    "Links of the chain from input to invoice that differ: JSON, keyed by what differs, compacted.",
+    compacted=True,
+)
 
 CATALOGUE = (
     EVENTS,
@@ -125,6 +132,7 @@ CATALOGUE = (
     BILL_STATE,
     DELIVERIES,
     FORECASTS,
+    DISCREPANCIES,
 )
 
 

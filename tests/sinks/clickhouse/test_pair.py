@@ -20,7 +20,8 @@ PARTITION = 5
 def metered(offset: int, kind: Kind = Kind.PACK, events: int = 2) -> Record:
     """A record of usage.metered; its one column is enough for a pairing."""
     parts = [pa.record_batch({"name": pa.array([f"{offset}"] * events)})]
-    value = seal(kind, {}, parts if kind == Kind.PACK else [])
+    header = {"definitions": "v1", "version": "v1", "document": {}}
+    value = seal(kind, header, parts if kind == Kind.PACK else [])
     return Record(topics.METERED.name, PARTITION, offset, 0, None, value)
 
 

@@ -1,0 +1,235 @@
+"""`meterline reconcile`: the whole chain, from input positions to Stripe's sums, on a live system.
+
+Retention: positions are counted from where Kafka still has all about them, and totals are compared
+with Kafka's while it keeps them, 40 days. So by default the periods of these 40 days are looked at.
+
+Held and refused deltas are no difference: they are named, with the remedy. But they are shown in
+red, since the bill is short by them.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+
+from pipeline.commands.definitions import read_definitions
+from pipeline.commands.look_at_chain import Chain, Look
+from pipeline.commands.show_chain import show
+from pipeline.errors import Retry, Stop
+from pipeline.reconcile_bill import milliseconds
+from pipeline.reconcile_chain import confirmed_in_both, differences
+from pipeline.reconcile_report import report
+from pipeline.reconcile_totals import Selection
+from pipeline.reconcile_watch import changes
+from pipeline.settings import read_settings
+from schemas import topics
+from schemas.discrepancy import Difference
+from schemas.reconciliation import Reconciliation
+from streams.cut import explained
+from streams.discrepancies import open_discrepancies, publish
+
+log = structlog.get_logger()
+
+#: Kafka keeps a total this long after its last change, and a period is at most that long.
+_HORIZON = timedelta(milliseconds=topics.TOTALS.retention_ms)
+_LONGEST_PERIOD = timedelta(days=31)
+
+#: Between two looks, when the first one saw a difference.
+_AGAIN_SECONDS = 3.0
+
+_PERIOD = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
+
+
+def reconcile(
+    period: Annotated[
+        str,
+        typer.Option(
+            help="Periods that begin in this month (2026-11) or on this day (2026-11-20), UTC; "
+            "`all`; else those that ended no more than 40 days ago, as far back as Kafka keeps "
+            "totals."
+        ),
+    ] = "",
+    customer: Annotated[
+        str | None,
+        typer.Option(help="Only this customer; without the ledger, as rejections name nobody."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many differences are listed.")] = 20,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="One JSON document, as in schemas/published/reconciliation.schema.json; with "
+            "--every one a line and check.",
+        ),
+    ] = False,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Check every so many seconds until SIGTERM. A difference in two checks in a row "
+            "is published on usage.discrepancies, once while it lasts, and again as resolved.",
+        ),
+    ] = None,
+    stripe_lag: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Seconds that Stripe may take to count what it took: younger deliveries may be in "
+            "its sums or not.",
+        ),
+    ] = 600,
+    config: Annotated[Path | None, typer.Option(help="The definitions, meterline.yaml.")] = None,
+) -> None:
+    """Compare every link from the input to the invoice, while everything runs.
+
+    Positions of usage.events = outcomes = rows in ClickHouse; totals counted anew from ClickHouse's
+    events = ClickHouse's totals = Kafka's totals = deltas frozen = delivered = Stripe's summaries.
+    What is in flight is counted and is no difference, and what one look finds a second one must
+    find again.
+
+    Exit code: 0 reconciled, 1 a difference, 2 a person is needed, 75 try again later. Held and
+    refused deltas are named in red with their remedy and do not change the exit code; a link that
+    could not be checked is named as well.
+    """
+    settings = read_settings(config=config)
+    definitions = read_definitions(settings.config)
+    selection = select(period, customer, datetime.now(UTC))
+    chain = Chain(settings, definitions, selection, stripe_lag_ms=stripe_lag * 1000)
+    with closing(chain), explained("reconcile"):
+        if every is not None:
+            _watch(chain, settings.kafka(), selection, every, limit, as_json)
+            return
+        look, found = _look(chain)
+        if found:
+            time.sleep(_AGAIN_SECONDS)
+            before = found
+            look, found = _look(chain)
+            found = confirmed_in_both(before, found)
+    document = _document(look, found, limit)
+    if as_json:
+        typer.echo(document.model_dump_json(indent=1))
+    else:
+        show(Console(highlight=False), document)
+    if not document.reconciled:
+        raise typer.Exit(1)
+
+
+def select(period: str, customer: str | None, now: datetime) -> Selection:
+    """What the options ask to look at.
+
+    Raises:
+        Stop: the period is none.
+    """
+    if period == "all":
+        return Selection(customer=customer)
+    if not period:
+        begin = now - _HORIZON - _LONGEST_PERIOD
+        return Selection(from_ms=milliseconds(begin), customer=customer)
+    parts = _PERIOD.fullmatch(period)
+    try:
+        if parts is None:
+            raise ValueError
+        year, month, day = (int(part or 1) for part in parts.groups())
+        begin = datetime(year, month, day, tzinfo=UTC)
+    except ValueError:
+        raise Stop(
+            f"{period!r} is no period.",
+            remedy="Give a month such as 2026-11, a day such as 2026-11-20, or all.",
+        ) from None
+    following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    end = begin + timedelta(days=1) if parts[3] else following
+    return Selection(milliseconds(begin), milliseconds(end), customer)
+
+
+def _look(chain: Chain) -> tuple[Look, list[Difference]]:
+    look = chain.look(time.time_ns() // 1_000_000)
+    found = list(differences(look.seen))
+    return look, found
+
+
+def _document(look: Look, found: list[Difference], limit: int) -> Reconciliation:
+    return report(
+        look.seen,
+        look.in_flight,
+        found,
+        look.not_checked,
+        older_periods=look.older_periods,
+        at=datetime.now(UTC),
+        limit=limit,
+    )
+
+
+def _watch(
+    chain: Chain,
+    kafka: dict[str, str],
+    selection: Selection,
+    every_seconds: int,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Look again and again, and tell of what changes."""
+    stop = threading.Event()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: stop.set())
+    told = open_discrepancies(kafka)
+    before: list[Difference] | None = None
+    while not stop.is_set():
+        started = time.monotonic()
+        looked = _patiently(lambda: _look(chain))
+        if looked is not None:
+            look, found = looked
+            known = None if before is None else {difference.key for difference in before}
+            at = datetime.now(UTC)
+            news = changes(told, known, found, look.seen, selection, at)
+            publish(kafka, news)
+            for each in news:
+                told[each.key] = each
+                say = log.error if each.state == "open" else log.info
+                say(f"difference {each.state}", link=each.link, what=each.sentence)
+            told = {key: each for key, each in told.items() if each.state == "open"}
+            confirmed = confirmed_in_both(before or [], found)
+            document = _document(look, confirmed, limit)
+            if as_json:
+                typer.echo(document.model_dump_json())
+            else:
+                _log(document)
+            before = found
+            chain.forget(look)
+        stop.wait(max(every_seconds - (time.monotonic() - started), 0))
+
+
+def _patiently(
+    look: Callable[[], tuple[Look, list[Difference]]],
+) -> tuple[Look, list[Difference]] | None:
+    """A look, or None where the outside cannot answer now: the next one will tell."""
+    try:
+        with explained("reconcile"):
+            return look()
+    except Retry as refusal:
+        log.warning("not checked", why=str(refusal))
+        return None
+
+
+def _log(found: Reconciliation) -> None:
+    ledger = found.ledger
+    counts = {} if ledger is None else {"positions": ledger.input}
+    if ledger is not None:
+        counts["in_flight"] = ledger.not_taken_in + ledger.not_decided + ledger.not_stored
+    log.info(
+        "reconciled" if found.reconciled else f"{found.difference_count} differences",
+        **counts,
+        totals=sum(row.customers for row in found.periods),
+        held_or_refused=len(found.open_items),
+        not_checked=len(found.not_checked),
+    )

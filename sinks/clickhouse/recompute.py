@@ -1,0 +1,196 @@
+"""What reconciliation asks ClickHouse: outcomes of positions, totals, and totals counted anew.
+
+A total is counted anew from the accepted events that it has counted by its own account: those of
+its version or below, by definitions that had its meter. So the two must be equal at any moment,
+however much is on its way. Quantities are sums of wide decimals and never pass through a float.
+
+Use inside `Connection.client`, which maps errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from clickhouse_connect.driver.client import Client
+
+from pipeline.reconcile_totals import Key, Recomputed, Selection, Stored
+from schemas.meter import Aggregation, Meter, Period, path_steps
+from schemas.quantity import from_plain
+
+#: How ClickHouse counts each aggregation, exactly. `latest` is by time, then by the order of the
+#: log; of events with the same time in one pack, read from different partitions, it may take
+#: another one than tally did.
+_AGGREGATES: Mapping[Aggregation, str] = {
+    "count": "toDecimal256(count(), 9)",
+    "sum": "sum(value)",
+    "max": "max(value)",
+    "min": "min(value)",
+    "latest": "argMax(value, (time, version, source_offset))",
+}
+
+#: The first day of each period, as a Date32.
+_STARTS: Mapping[Period, str] = {
+    "month": "addDays(toDate32(time), 1 - toDayOfMonth(time))",
+    "day": "toDate32(time)",
+}
+
+#: A JSON number with a fraction or an exponent comes out of ClickHouse by way of a double, which is
+#: exact up to 15 digits. With a longer number anywhere in the data, it is not taken as exact.
+_LONG_NUMBER = "[0-9.]{17,}"
+
+#: 2300-01-01, the end of ClickHouse's calendar.
+_CALENDAR_END_MS = 10_413_792_000_000
+
+
+class OutcomeCount(NamedTuple):
+    """Rows of one outcome and input partition; `checksum` is the sum of offsets modulo 2^64."""
+
+    partition: int
+    outcome: str
+    events: int
+    checksum: int
+
+
+def outcomes(client: Client, first: Sequence[int], cut: Sequence[int]) -> list[OutcomeCount]:
+    """Rows whose position in usage.events lies in [first, cut), both by partition."""
+    within = (
+        "source_partition < length({first:Array(UInt64)})"
+        " AND source_offset >= {first:Array(UInt64)}[source_partition + 1]"
+        " AND source_offset < {cut:Array(UInt64)}[source_partition + 1]"
+    )
+    columns = "source_partition, count(), sum(source_offset)"
+    rows = client.query(
+        f"""
+        SELECT 'accepted', {columns} FROM events FINAL WHERE {within} GROUP BY source_partition
+        UNION ALL
+        SELECT toString(status), {columns} FROM set_aside FINAL WHERE {within}
+        GROUP BY status, source_partition
+        UNION ALL
+        SELECT 'rejected', {columns} FROM rejections FINAL WHERE {within} GROUP BY source_partition
+        """,
+        parameters={"first": list(first), "cut": list(cut)},
+    ).result_rows
+    return [OutcomeCount(row[1], row[0], row[2], row[3]) for row in rows]
+
+
+def stored_totals(client: Client, selection: Selection) -> dict[Key, dict[str, Stored]]:
+    """Current totals of the selected periods: key → group → total."""
+    found: dict[Key, dict[str, Stored]] = {}
+    rows = client.query(
+        f"""
+        SELECT customer, meter, toUnixTimestamp64Milli(period_start), group_key, version, events,
+               toString(value), toString(usage), toUnixTimestamp64Milli(period_end)
+        FROM totals FINAL WHERE {_TOTALS_SELECTED}
+        """,
+        parameters=_parameters(selection),
+    ).result_rows
+    for customer, meter, start_ms, group, version, events, value, usage, end_ms in rows:
+        stored = Stored(version, events, from_plain(value), from_plain(usage), end_ms)
+        found.setdefault(Key(customer, meter, start_ms), {})[group] = stored
+    return found
+
+
+def older_totals(client: Client, selection: Selection) -> int:
+    """How many totals are of periods before the selected ones."""
+    rows = client.query(
+        """
+        SELECT count() FROM totals FINAL
+        WHERE period_start < fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')
+          AND ({customer:String} = '' OR customer = {customer:String})
+        """,
+        parameters=_parameters(selection),
+    ).result_rows
+    return int(rows[0][0])
+
+
+def why_not_recomputed(meter: Meter) -> str | None:
+    """Why ClickHouse cannot count a meter anew exactly; None where it can."""
+    if meter.aggregation not in _AGGREGATES:
+        return f"{meter.slug}: {meter.aggregation} is not counted anew in SQL"
+    if meter.period not in _STARTS:
+        return f"{meter.slug}: periods of a {meter.period} are not counted anew in SQL"
+    return None
+
+
+def recomputed(
+    client: Client, meter: Meter, without: Sequence[str], selection: Selection
+) -> dict[Key, Recomputed]:
+    """A meter's totals over all groups, counted anew; `without` are definitions that lack it."""
+    value, names = _value(meter)
+    rows = client.query(
+        f"""
+        WITH stored AS (
+            SELECT customer, toUnixTimestamp64Milli(period_start) AS start_ms,
+                   max(totals.version) AS counted_to, sum(totals.events) AS counted,
+                   argMax(totals.usage, totals.version) AS newest_usage
+            FROM totals FINAL
+            WHERE meter = {{meter:String}} AND {_TOTALS_SELECTED}
+            GROUP BY customer, start_ms
+        )
+        SELECT one.customer, one.start_ms, count(), toString({_AGGREGATES[meter.aggregation]}),
+               countIf(isNull(one.value)), max(one.version), any(stored.counted_to),
+               any(stored.counted), toString(any(stored.newest_usage))
+        FROM (
+            SELECT customer, time, version, source_offset, {value} AS value,
+                   toUnixTimestamp64Milli(toDateTime64({_STARTS[meter.period]}, 3, 'UTC'))
+                       AS start_ms
+            FROM events FINAL
+            WHERE type = {{type:String}} AND NOT has(late_for, {{meter:String}})
+              AND NOT has({{without:Array(String)}}, definitions)
+              AND ({{customer:String}} = '' OR customer = {{customer:String}})
+              AND time >= fromUnixTimestamp64Milli({{from_ms:Int64}}, 'UTC')
+        ) AS one
+        LEFT JOIN stored ON stored.customer = one.customer AND stored.start_ms = one.start_ms
+        WHERE one.start_ms >= {{from_ms:Int64}} AND one.start_ms < {{until_ms:Int64}}
+          AND (stored.counted = 0 OR one.version <= stored.counted_to)
+        GROUP BY one.customer, one.start_ms
+        """,
+        parameters=_parameters(selection)
+        | names
+        | {"meter": meter.slug, "type": meter.event_type, "without": list(without)},
+    ).result_rows
+    found = {}
+    for customer, start_ms, events, text, unreadable, newest, version, counted, usage in rows:
+        found[Key(customer, meter.slug, start_ms)] = Recomputed(
+            events=events,
+            units=None if unreadable else from_plain(text),
+            newest=newest,
+            version=version,
+            counted=counted,
+            usage=from_plain(usage),
+        )
+    return found
+
+
+_TOTALS_SELECTED = (
+    "period_start >= fromUnixTimestamp64Milli({from_ms:Int64}, 'UTC')"
+    " AND period_start < fromUnixTimestamp64Milli({until_ms:Int64}, 'UTC')"
+    " AND ({customer:String} = '' OR customer = {customer:String})"
+)
+
+
+def _parameters(selection: Selection) -> dict[str, Any]:
+    return {
+        "from_ms": selection.from_ms,
+        "until_ms": min(selection.until_ms, _CALENDAR_END_MS),
+        "customer": selection.customer or "",
+    }
+
+
+def _value(meter: Meter) -> tuple[str, dict[str, str]]:
+    """A value in the data as a wide decimal, NULL where it is not exact; and the names in it."""
+    if meter.value is None:
+        return "CAST(1, 'Nullable(Decimal(76, 9))')", {}
+    names = {}
+    steps = ""
+    for number, step in enumerate(path_steps(meter.value)):
+        if isinstance(step, int):
+            steps += f", {step + 1}"
+        else:
+            names[f"step_{number}"] = step
+            steps += f", {{step_{number}:String}}"
+    kind = f"JSONType(data{steps})"
+    text = f"if({kind} = 'String', JSONExtractString(data{steps}), JSONExtractRaw(data{steps}))"
+    inexact = f"{kind} = 'Double' AND match(data, '{_LONG_NUMBER}')"
+    return f"if({inexact}, NULL, toDecimal256OrNull({text}, 9))", names

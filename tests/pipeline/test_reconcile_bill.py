@@ -1,0 +1,161 @@
+"""Deltas are sorted by what became of them, and what Stripe must have follows from that."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.bill import identifier
+from pipeline.reconcile_bill import Bills, Fault, Lane, Settled, milliseconds
+from pipeline.reconcile_chain import bounds
+from pipeline.reconcile_totals import Key, Selection
+from schemas.billing import Delivery, Delta
+from schemas.quantity import NANOS
+
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
+LATER_MS = milliseconds(DECEMBER)
+Outcome = Literal["delivered", "refused", "held"]
+
+
+def delta(
+    sequence: int,
+    value: str = "1",
+    meter: str = "tokens",
+    event_name: str = "llm",
+    start: datetime = NOVEMBER,
+    end: datetime = DECEMBER,
+) -> Delta:
+    return Delta(
+        identifier=identifier(meter, "cus", milliseconds(start), sequence),
+        customer="cus",
+        stripe_customer_id="cus_stripe",
+        meter=meter,
+        event_name=event_name,
+        period_start=start,
+        period_end=end,
+        sequence=sequence,
+        value=value,
+        timestamp=0,
+    )
+
+
+def delivery(of: Delta, outcome: Outcome = "delivered", day: int = 2) -> Delivery:
+    fields = of.model_dump() | {"outcome": outcome, "at": datetime(2026, 11, day, tzinfo=UTC)}
+    return Delivery.model_validate({name: fields[name] for name in fields.keys() & _FIELDS})
+
+
+_FIELDS = Delivery.model_fields.keys()
+KEY = Key("cus", "tokens", milliseconds(NOVEMBER))
+LANE = Lane(KEY, "cus_stripe", "llm")
+
+
+def settled(bills: Bills) -> Settled:
+    return bills.lanes()[LANE]
+
+
+def test_each_delta_counts_where_its_delivery_says() -> None:
+    bills = Bills(Selection())
+    outcomes: list[Outcome] = ["delivered", "held", "refused"]
+    for number, outcome in enumerate(outcomes):
+        bills.take_delivery(delivery(delta(number, str(10**number)), outcome))
+    for number in range(4):
+        bills.take_delta(0, number, delta(number, str(10**number)))
+    assert bills.settle({0: 3}, LATER_MS) == []
+    found = settled(bills)
+    assert found.delivered.units == NANOS
+    assert found.held.units == 10 * NANOS
+    assert found.refused.units == 100 * NANOS
+    assert found.unsent.units == 1000 * NANOS
+    assert found.frozen.units == 1111 * NANOS
+    assert bounds(found)[:2] == (NANOS, 1011 * NANOS), "held and unsent may be there, refused not"
+
+
+def test_what_is_confirmed_without_a_delivery_is_a_fault_until_it_comes() -> None:
+    bills = Bills(Selection())
+    bills.take_delta(0, 0, delta(0))
+    assert bills.settle({0: 0}, LATER_MS) == []
+    assert bills.settle({0: 1}, LATER_MS) == [Fault(delta(0).identifier, KEY, NANOS, 0)]
+    bills.take_delivery(delivery(delta(0)))
+    assert bills.settle({0: 1}, LATER_MS) == []
+    assert settled(bills).delivered.units == NANOS
+
+
+def test_a_delivery_of_another_value_is_a_fault() -> None:
+    bills = Bills(Selection())
+    bills.take_delivery(delivery(delta(0, "2")))
+    bills.take_delta(0, 0, delta(0, "1"))
+    assert [fault[2:] for fault in bills.settle({0: 1}, LATER_MS)] == [(NANOS, 2 * NANOS)]
+
+
+def test_what_was_never_frozen_is_a_fault_and_a_repeated_delivery_is_none() -> None:
+    bills = Bills(Selection())
+    bills.take_delivery(delivery(delta(0)))
+    bills.take_delta(0, 0, delta(0))
+    assert bills.settle({0: 1}, LATER_MS) == []
+    bills.take_delivery(delivery(delta(0)))
+    assert bills.settle({0: 1}, LATER_MS) == [], "the same again, after it was settled"
+    bills.take_delivery(delivery(delta(7)))
+    assert bills.settle({0: 1}, LATER_MS) == [Fault(delta(7).identifier, KEY, 0, NANOS)]
+    assert settled(bills).delivered.deltas == 1
+
+
+def test_a_delta_frozen_twice_is_frozen_twice() -> None:
+    bills = Bills(Selection())
+    for offset in range(2):
+        bills.take_delta(0, offset, delta(0))
+    assert bills.frozen_by_key() == {KEY: 2 * NANOS}
+
+
+def test_what_was_delivered_a_moment_ago_may_be_in_the_sum_or_not() -> None:
+    bills = Bills(Selection())
+    bills.take_delivery(delivery(delta(0), day=2))
+    bills.take_delta(0, 0, delta(0))
+    bills.settle({0: 1}, milliseconds(datetime(2026, 11, 2, tzinfo=UTC)))
+    assert settled(bills).all_delivered == NANOS
+    assert bounds(settled(bills))[:2] == (0, NANOS)
+    bills.settle({0: 1}, LATER_MS)
+    assert bounds(settled(bills))[:2] == (NANOS, NANOS)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-50, 50), max_size=12), st.data())
+def test_whatever_stripe_has_of_the_unsent_lies_within_the_bounds(
+    values: list[int], data: st.DataObject
+) -> None:
+    bills = Bills(Selection())
+    bills.take_delta(0, 0, delta(0, "100"))
+    bills.take_delivery(delivery(delta(0, "100")))
+    for number, value in enumerate(values, start=1):
+        bills.take_delta(0, number, delta(number, str(value)))
+    bills.settle({0: 1}, LATER_MS)
+    arrived = sum(value for value in values if data.draw(st.booleans()))
+    low, high, tolerance = bounds(settled(bills))
+    assert low <= (100 + arrived) * NANOS <= high
+    assert tolerance < NANOS
+
+
+def test_meters_that_share_a_stripe_meter_share_a_sum() -> None:
+    bills = Bills(Selection())
+    day = datetime(2026, 11, 5, tzinfo=UTC)
+    bills.take_delta(0, 0, delta(0, "1"))
+    bills.take_delta(0, 1, delta(0, "2", meter="other"))
+    bills.take_delta(
+        0, 2, delta(0, "4", meter="daily", start=day, end=datetime(2026, 11, 6, tzinfo=UTC))
+    )
+    bills.settle({0: 0}, LATER_MS)
+    ((window, (lanes, together)),) = bills.windows().items()
+    assert (window.start_ms, window.end_ms) == (milliseconds(NOVEMBER), milliseconds(DECEMBER))
+    assert len(lanes) == 3
+    assert together.unsent.units == 7 * NANOS
+
+
+def test_only_what_is_selected_is_kept() -> None:
+    bills = Bills(Selection(customer="other"))
+    bills.take_delta(0, 0, delta(0))
+    bills.take_delivery(delivery(delta(0)))
+    assert bills.settle({0: 1}, LATER_MS) == []
+    assert not bills.lanes()
