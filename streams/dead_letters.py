@@ -17,7 +17,7 @@ from pipeline.tally import DISORDER_DAYS
 from schemas import topics
 from streams.cluster import look_at, newest_timestamp_ms, require_topic
 from streams.failures import stop_if_hopeless
-from streams.producer import Producer
+from streams.producer import KEEPS_ARRIVALS, Producer
 from streams.read import partition_count, read_to_end
 
 _ANSWER_SECONDS = 10.0
@@ -78,7 +78,7 @@ def resend(
     with Producer(
         kafka["bootstrap.servers"],
         timeout_seconds=_TIMEOUT_SECONDS,
-        kafka={**kafka, "log_level": "2"},
+        kafka={**kafka, **KEEPS_ARRIVALS, "log_level": "2"},
     ) as producer:
         for letter in chosen:
             original = letter.original

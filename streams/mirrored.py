@@ -29,6 +29,8 @@ _NO_TIMESTAMP = -1
 class MirroredClients:
     """`clients` for one process, which keeps a `Mirror` of each partition of `topic` that it reads.
 
+    The topic must not be compacted: a mirror grows until the next anchor begins it anew.
+
     A mirror gets only what is committed: what was read back, and what this process wrote once its
     commit was answered. After a commit whose answer was lost, after another owner, after a crash it
     is merely behind; every session and every new owner begins with reading a partition to its end,
@@ -42,7 +44,9 @@ class MirroredClients:
         self._clients = clients
         self._directory = directory
         self._topic = topic
-        self._log_id = log_id
+        self._ask_for_log_id = log_id
+        #: Asked for once a session.
+        self._log_id = ""
         self._mirrors: dict[int, Mirror] = {}
         #: Partitions whose mirror has all that is committed.
         self._complete: set[int] = set()
@@ -81,7 +85,8 @@ class MirroredClients:
             return
         self._complete.discard(partition)
         mirror = self._mirror(partition)
-        mirror.open(Head(self._log_id(), partition, begin))
+        self._log_id = self._log_id or self._ask_for_log_id()
+        mirror.open(Head(self._log_id, partition, begin))
         rest = self._after(partition, mirror.last)
         if rest is None:
             mirror.begin(begin, ())
@@ -138,6 +143,7 @@ class MirroredClients:
 
     def _close(self) -> None:
         """The session is over; the next one reads anew what it gets."""
+        self._log_id = ""
         self._complete.clear()
         for mirror in self._mirrors.values():
             mirror.close()

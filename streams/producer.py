@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -33,6 +33,12 @@ class DeliveryFailed(MeterlineError):
         self.count = count
         self.keys = keys
         self.why = why
+
+
+#: For events that keep an old arrival time. A broker that was killed forgets producers whose newest
+#: record is older than a day (producer.id.expiration.ms), and can then take a later batch before an
+#: earlier one, which it loses; with one batch in flight it can only take one twice.
+KEEPS_ARRIVALS: Final = {"max.in.flight.requests.per.connection": "1"}
 
 
 class Producer:

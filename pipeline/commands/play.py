@@ -14,7 +14,7 @@ from pipeline.ingest_file import Line
 from schemas import topics
 from streams.backlog import backlog
 from streams.follow import Follower
-from streams.producer import Producer
+from streams.producer import KEEPS_ARRIVALS, Producer
 
 #: What a stage must have confirmed before the next one can be asked.
 _READS = {
@@ -74,7 +74,8 @@ class Play:
     def send(self, lines: Iterable[Line], count: int) -> None:
         """Publish every line as it stands."""
         task = self._progress.add_task("sent to usage.events", total=count)
-        with Producer(self._kafka["bootstrap.servers"], kafka={"log_level": "2"}) as producer:
+        quiet = KEEPS_ARRIVALS | {"log_level": "2"}
+        with Producer(self._kafka["bootstrap.servers"], kafka=quiet) as producer:
             for number, line in enumerate(lines):
                 producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
                 if number % 500 == 0:

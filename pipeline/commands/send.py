@@ -29,7 +29,7 @@ from pipeline.ingest_file import Line, read_ndjson
 from pipeline.settings import Settings, read_settings
 from schemas import topics
 from streams.cluster import require_topic
-from streams.producer import DeliveryFailed, Producer
+from streams.producer import KEEPS_ARRIVALS, DeliveryFailed, Producer
 
 _STDIN = Path("-")
 _DRAW_SECONDS = 0.1
@@ -149,7 +149,7 @@ def send(
 
 @contextlib.contextmanager
 def _producer(settings: Settings) -> Iterator[Producer]:
-    kafka = {**settings.kafka(), "log_level": "2"}
+    kafka = {**settings.kafka(), **KEEPS_ARRIVALS, "log_level": "2"}
     producer = Producer(settings.bootstrap_servers, timeout_seconds=_TIMEOUT_SECONDS, kafka=kafka)
     try:
         yield producer

@@ -107,6 +107,8 @@ def _of_stripe(deployment: Deployment, expected: Expected) -> Iterator[str]:
             yield f"Stripe: {identifier} counts {counted[identifier]} times"
         if outcome == "delivered" and counted[identifier] != 1:
             yield f"Stripe: {identifier} was delivered, and counts {counted[identifier]} times"
+        if outcome == "held" and not deployment.passed_over:
+            yield f"Stripe: {identifier} is held, although Stripe still knew it"
         if outcome == "refused":
             yield f"Stripe: {identifier} was refused"
         key = (delta.stripe_customer_id, delta.event_name, _text(delta.period_start))

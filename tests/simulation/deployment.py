@@ -128,6 +128,8 @@ class Deployment:
             retry_after_seconds=2,
         )
         self._clients = SimulatedClients(self.broker)
+        #: Whether more time has passed than Stripe remembers.
+        self.passed_over = False
         end = datetime.fromisoformat(NOW).astimezone(UTC)
         world.epoch_ms = int(end.timestamp() * 1000)
         seed = world.rng.randrange(2**32)
@@ -182,6 +184,7 @@ class Deployment:
         """A day and more, in which nothing could be done."""
         self.world.note("25 hours pass")
         self.world.epoch_ms += _OUTAGE_MS
+        self.passed_over = True
 
     def _compact(self) -> None:
         self.broker.compact(topics.BILL_STATE.name)
