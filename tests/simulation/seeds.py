@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Iterator
 
-from tests.simulation.planted import BUGS, Bug
+from tests.simulation.plant import Bug
+from tests.simulation.planted import BUGS
 from tests.simulation.simulate import Outcome, simulate
 
 #: How many seeds each planted bug has to be caught.

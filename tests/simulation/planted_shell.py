@@ -1,0 +1,230 @@
+"""Mistakes of the transactional shell, of restoring, and of what a reader is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+from pipeline.dedupe import IdTable
+from pipeline.record import Outgoing, Record
+from pipeline.shard import Shard
+from schemas import topics
+from streams.clients import Committed, Place
+from streams.session import Session
+from streams.tally import TallyStage
+from tests.simulation.broker import Log
+from tests.simulation.groups import Group
+from tests.simulation.plant import Bug, replaced
+
+
+def _apart(session: Any, outgoing: Sequence[Outgoing]) -> None:
+    """One transaction without positions."""
+    if outgoing:
+        session._writer.begin()
+        session._writer.write(outgoing)
+        session._writer.commit()
+
+
+def _reached(session: Any) -> dict[Place, Committed]:
+    return {
+        (record.topic, record.partition): Committed(
+            record.offset + 1, str(session._anchors.get(record.partition, ""))
+        )
+        for record in session.batch
+    }
+
+
+def _in_two(first: Callable[[Outgoing], bool]) -> Callable[[Any], Any]:
+    """Some outputs in a transaction of their own, before the rest."""
+
+    def wrap(transact: Any) -> Any:
+        def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+            _apart(self, [record for record in outgoing if first(record)])
+            transact(self, [record for record in outgoing if not first(record)])
+
+        return planted
+
+    return wrap
+
+
+def _positions_first(transact: Any) -> Any:
+    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        self._consumer.commit(_reached(self))
+        transact(self, outgoing)
+
+    return planted
+
+
+def _positions_afterwards(_: Any) -> Any:
+    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        _apart(self, outgoing)
+        reached = _reached(self)
+        self._consumer.commit(reached)
+        self._counted |= {partition: at.offset for (_, partition), at in reached.items()}
+        self.batch.clear()
+
+    return planted
+
+
+def _alerts_afterwards(transact: Any) -> Any:
+    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        transact(self, [record for record in outgoing if record.topic != topics.ALERTS.name])
+        _apart(self, [record for record in outgoing if record.topic == topics.ALERTS.name])
+
+    return planted
+
+
+def _once_more(transact: Any) -> Any:
+    """A commit without an answer is taken for a failure, and done again."""
+
+    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        batch = list(self.batch)
+        try:
+            transact(self, outgoing)
+        except Exception:
+            self._writer.abort()
+            self._writer = self._clients.transactional_writer(self._stage.name, "again")
+            self._writer.fence()
+            self.batch[:] = batch
+            transact(self, outgoing)
+
+    return planted
+
+
+def _keeps_batch(_: Any) -> Any:
+    def planted(self: Any, _: Sequence[Place]) -> None:
+        self._consumer.unassign()
+
+    return planted
+
+
+def _trusts_its_memory(assigned: Any) -> Any:
+    def planted(self: Any, places: Sequence[Place]) -> None:
+        forget = self._forget
+        self._forget = lambda _: None
+        for place, committed in self._consumer.committed(places).items():
+            if place[1] in self._counted:
+                self._counted[place[1]] = committed.offset
+        assigned(self, places)
+        self._forget = forget
+
+    return planted
+
+
+def _restored_without(spoil: Callable[[Shard], None]) -> Callable[[Any], Any]:
+    def wrap(restore: Any) -> Any:
+        def planted(self: Any, partition: int, changelog: Iterator[Record]) -> Any:
+            position = restore(self, partition, changelog)
+            spoil(self._shards[partition].state)
+            return position
+
+        return planted
+
+    return wrap
+
+
+def _forget_ids(shard: Shard) -> None:
+    shard.ids = IdTable()
+
+
+def _stops_early(restore: Any) -> Any:
+    """The last record of a changelog is not applied, but its position is believed."""
+
+    def planted(self: Any, partition: int, changelog: Iterator[Record]) -> Any:
+        records = list(changelog)
+        position = restore(self, partition, iter(records))
+        restore(self, partition, iter(records[:-1]))
+        return position
+
+    return planted
+
+
+def _restores_too_soon(_: Any) -> Any:
+    """Does not wait until the state is as new as the positions."""
+
+    def planted(self: Any, place: Place, committed: Committed) -> int | None:
+        if self._stage.state_topic is None:
+            return committed.offset
+        anchor = int(committed.note) if committed.note else 0
+        self._stage.restore(
+            place[1], self._clients.read_to_end(self._stage.state_topic, place[1], anchor)
+        )
+        self._anchors[place[1]] = anchor
+        return committed.offset
+
+    return planted
+
+
+def _shows_all(log: Log) -> int:
+    return len(log.entries)
+
+
+def _shows_aborted(log: Log, begin: int, end: int) -> Iterator[Record]:
+    return (entry.record for entry in log.entries[begin:end] if entry.record is not None)
+
+
+SHELL = (
+    Bug(
+        "claim before write: identities in a transaction before the totals",
+        replaced(Session, "transact", _in_two(lambda r: r.topic == topics.TALLY_STATE.name)),
+    ),
+    Bug(
+        "totals before the identities that they count",
+        replaced(Session, "transact", _in_two(lambda r: r.topic != topics.TALLY_STATE.name)),
+    ),
+    Bug(
+        "rejections outside the transaction",
+        replaced(Session, "transact", _in_two(lambda r: r.topic == topics.REJECTED.name)),
+    ),
+    Bug(
+        "alerts outside the transaction, before it",
+        replaced(Session, "transact", _in_two(lambda r: r.topic == topics.ALERTS.name)),
+    ),
+    Bug(
+        "alerts outside the transaction, after it",
+        replaced(Session, "transact", _alerts_afterwards),
+    ),
+    Bug(
+        "input offsets committed before the effects",
+        replaced(Session, "transact", _positions_first),
+    ),
+    Bug(
+        "input offsets committed outside the transaction, after it",
+        replaced(Session, "transact", _positions_afterwards),
+    ),
+    Bug("a commit without an answer is repeated", replaced(Session, "transact", _once_more)),
+    Bug(
+        "a missing fence: offsets without the group's generation",
+        lambda: mock.patch.object(Group, "require", return_value=None),
+    ),
+    Bug(
+        "an owner does not wait for transactions that are being decided",
+        lambda: mock.patch.object(Group, "is_undecided", return_value=False),
+    ),
+    Bug(
+        "work in hand survives the loss of its partition",
+        replaced(Session, "_revoked", _keeps_batch),
+    ),
+    Bug(
+        "state in memory is trusted after another owner counted",
+        replaced(Session, "_assigned", _trusts_its_memory),
+    ),
+    Bug("a restore that stops early", replaced(TallyStage, "restore", _stops_early)),
+    Bug("a restore that begins too soon", replaced(Session, "_restore", _restores_too_soon)),
+    Bug(
+        "a restore forgets identities",
+        replaced(TallyStage, "restore", _restored_without(_forget_ids)),
+    ),
+    Bug(
+        "a restore forgets which thresholds have fired",
+        replaced(TallyStage, "restore", _restored_without(lambda shard: shard.fired.clear())),
+    ),
+    Bug(
+        "readers see what is not decided",
+        lambda: mock.patch.object(Log, "stable_end", property(_shows_all)),
+    ),
+    Bug(
+        "readers see what was aborted", lambda: mock.patch.object(Log, "committed", _shows_aborted)
+    ),
+)
