@@ -18,6 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from clickhouse_connect.driver.client import Client
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 from pydantic import SecretStr
 
 from pipeline.generate import Shares, generate
@@ -31,11 +33,12 @@ from sinks.stripe.stand_in import StripeStandIn
 from streams.backlog import backlog
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
+from streams.read import partition_count
 from streams.topics import create_topics
 from tests.faults.outcome import differences, of_bill, of_clickhouse, of_stripe
 from tests.faults.stage_process import STOPPED, STRIPE_KEY, Life
 from tests.oracle_rules import expect
-from tests.streams.on_kafka import read, wait_until
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, read, wait_until
 
 SHARDS = 4
 EVENT_PARTITIONS = 3
@@ -209,10 +212,23 @@ class Deployment:
         self._sent += len(batch)
         return len(batch)
 
+    def repartition(self, partitions: int) -> None:
+        """Give usage.events more partitions, and send to all of them from now on."""
+        self.wait_until_done()  # A customer's later events may be read before the earlier ones.
+        admin = AdminClient({"bootstrap.servers": self.address})
+        more = NewPartitions(topics.EVENTS.name, partitions)
+        for done in admin.create_partitions([more]).values():
+            done.result(WAIT_SECONDS_MAX)
+        known = partial(partition_count, self._kafka, topics.EVENTS.name)
+        wait_until(lambda: known() == partitions, "the broker knows the new partitions")
+        self._producer.close()
+        # A client that knows a topic looks for new partitions every five minutes.
+        self._producer = Producer(self.address)
+
     def is_done(self) -> bool:
-        """Whether the stages that were started have confirmed everything."""
-        started = [stage for stage in READS if stage in self._plans]
-        return not any(backlog(self._kafka, stage, READS[stage]) for stage in started)
+        """Whether intake, tally and whatever else was started have confirmed everything."""
+        stages = [stage for stage in READS if stage in {"intake", "tally", *self._plans}]
+        return not any(backlog(self._kafka, stage, READS[stage]) for stage in stages)
 
     def wait_until_done(self) -> None:
         """Wait until the stages have confirmed everything."""
@@ -223,7 +239,7 @@ class Deployment:
         lines = self._lines[: self._sent]
         counts = Counter(record.partition for record in read(self.address, topics.EVENTS.name))
         assert counts.total() == len(lines)
-        sent = [counts[partition] for partition in range(EVENT_PARTITIONS)]
+        sent = [counts[partition] for partition in range(max(counts) + 1)]
         expected = expect(DEFINITIONS, lines, now=NOW)
         of_topic = cache(partial(read, self.address))
         found = differences(of_topic, expected, sent)
