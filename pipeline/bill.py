@@ -50,6 +50,10 @@ class Bill:
             key = _Key(state.customer, state.meter, _milliseconds(state.period_start))
             self._frozen[key] = (from_plain(state.value), state.sequence)
 
+    def __len__(self) -> int:
+        """How many totals have been frozen."""
+        return len(self._frozen)
+
     def step(self, definitions: Definitions, frames: Sequence[Frame]) -> list[Outgoing]:
         """The deltas of a batch of totals frames and the state after them, to be written together.
 

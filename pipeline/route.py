@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import xxhash
+
+from pipeline.errors import Stop
 
 
 class Router(dict[str, int]):
@@ -21,3 +25,20 @@ class Router(dict[str, int]):
         shard = xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
         self[customer] = shard
         return shard
+
+
+def require_home(
+    router: Router, shard: int, customers: Iterable[str], where: str, remedy: str
+) -> None:
+    """All `customers` belong to `shard`: counted elsewhere, one would have two totals.
+
+    Raises:
+        Stop: one does not; `where` says whose customers these are.
+    """
+    for customer in customers:
+        if router[customer] != shard:
+            raise Stop(
+                f"{where} has customer {customer!r:.100}, who belongs to shard "
+                f"{router[customer]} of {router.shards}.",
+                remedy=remedy,
+            )

@@ -21,7 +21,8 @@ from pipeline.limits import Limits
 from pipeline.pack import Pack
 from pipeline.periods import DAY_MS, period_bounds
 from pipeline.record import Outgoing
-from pipeline.shard import Changed, Shard, segment, snapshot
+from pipeline.route import Router, require_home
+from pipeline.shard import Changed, Shard, read_document, segment, snapshot
 from schemas import topics
 from schemas.decisions import LATE_COLUMNS, STATUS_COLUMNS, Status
 from schemas.definitions import Definitions
@@ -39,6 +40,11 @@ _LAST_DAY = int(np.iinfo(np.uint16).max)
 #: identities, or as reading the snapshot itself.
 _SNAPSHOT_IDS = 200_000
 
+_MISROUTED = (
+    "Find out what else writes to usage.metered, or with which number of shards intake ran: the "
+    "topic was filled for another one. Start from a backup of this deployment."
+)
+
 #: A segment takes as long to open as this many identities to restore (measured: 0.2 ms, 1 us).
 _SEGMENT_IDS = 200
 
@@ -46,9 +52,11 @@ _SEGMENT_IDS = 200
 class TallyShard:
     """One shard being counted."""
 
-    def __init__(self, number: int, shard: Shard) -> None:
+    def __init__(self, number: int, shard: Shard, router: Router | None = None) -> None:
+        """`router` says which customers belong here; without one, whoever comes."""
         self._number = number
         self._shard = shard
+        self._router = router
         self._limits: Limits | None = None
 
     @property
@@ -60,14 +68,15 @@ class TallyShard:
         """Count the next records of the shard's log, (offset, frame) each, in order.
 
         Raises:
-            Stop: when a pack names definitions that the log never announced.
+            Stop: a pack names definitions that the log never announced, or has customers of another
+                shard; or definitions are from the future.
         """
-        changed = Changed()
+        changed = Changed(self._shard.next_offset)
         outgoing: list[Outgoing] = []
         for (kind, version), run in groupby(log, key=_kind_and_version):
             if kind is Kind.DEFINITIONS:
-                for _, frame in run:
-                    self._define(frame, changed)
+                for offset, frame in run:
+                    self._define(offset, frame, changed)
             else:
                 outgoing += self._count(version, list(run), changed)
         self._shard.next_offset = log[-1][0] + 1
@@ -76,10 +85,10 @@ class TallyShard:
         outgoing += self._snapshot_if_due()
         return outgoing
 
-    def _define(self, frame: Frame, changed: Changed) -> None:
+    def _define(self, offset: int, frame: Frame, changed: Changed) -> None:
         version = frame.header["version"]
         if version not in self._shard.documents:
-            document = Definitions.model_validate(frame.header["document"])
+            document = read_document(frame.header["document"], self._place(offset))
             self._shard.documents[version] = document
             changed.documents.append(version)
         self._shard.current = version
@@ -93,14 +102,17 @@ class TallyShard:
         current = self._shard.documents.get(self._shard.current or "")
         if definitions is None or current is None:
             raise Stop(
-                f"Shard {self._number} has a pack cut with definitions {version}, which its log "
-                "never announced.",
+                f"{self._place(run[0][0])} has a pack cut with definitions {version}, which its "
+                "log never announced.",
                 remedy="Restore usage.tally.state and usage.metered from one backup.",
             )
         if self._limits is None:
             self._limits = Limits(current)
         packs = [(offset, Pack(frame)) for offset, frame in run]
         batch = Batch([pack for _, pack in packs])
+        if self._router is not None:
+            where = f"{self._place(run[0][0])} to {run[-1][0]}"
+            require_home(self._router, self._number, batch.customer_names, where, _MISROUTED)
         today = self._advance_watermark([pack for _, pack in packs])
         known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
 
@@ -162,6 +174,9 @@ class TallyShard:
             closed = (end_ms + meter.grace_ms) // DAY_MS + 1
             last_day[rows] = np.maximum(last_day[rows], closed)
         return np.clip(last_day, 1, _LAST_DAY).astype(np.uint16)
+
+    def _place(self, offset: int) -> str:
+        return f"{topics.METERED.name}-{self._number} at offset {offset}"
 
     def _state_record(self, frame: bytes, *, anchor: bool = False) -> Outgoing:
         return Outgoing(topics.TALLY_STATE.name, frame, partition=self._number, anchor=anchor)

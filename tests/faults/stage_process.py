@@ -1,4 +1,4 @@
-"""intake or tally as a process that a test may kill, pause and restart, and that harms itself."""
+"""Any stage as a process that a test may kill, pause and restart, and that kills itself."""
 
 from __future__ import annotations
 
@@ -13,28 +13,47 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import confluent_kafka
 import pyarrow as pa
 import structlog
+from pydantic import SecretStr
 
 import streams.stage
 from pipeline.dedupe import IdTable
 from pipeline.errors import Stop
+from pipeline.record import Sink
 from pipeline.shard import Shard
 from pipeline.shard import restore as restore_shard
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame
+from sinks.clickhouse.connect import Connection
+from sinks.clickhouse.write import ClickHouseSink
+from sinks.stripe.client import LIVE_CALLS_PER_SECOND, stripe_client
+from sinks.stripe.deliver import StripeSink
 from streams import confluent, session
-from streams.clients import Committed
+from streams.bill import BillStage
+from streams.clients import Clients, Committed
 from streams.confluent import ConfluentClients
+from streams.deliver import Deliverer
 from streams.intake import IntakeStage
+from streams.mirrored import MirroredClients
+from streams.read import topic_id
 from streams.stage import Stage
 from streams.tally import TallyStage
 from streams.transact import Transactor
 from streams.write import write
+from tests.faults.crash_points import (
+    Death,
+    MortalClients,
+    MortalDatabase,
+    MortalSink,
+    drawn,
+    mortal_stripe,
+)
+from tests.streams.on_kafka import Loop
 from tests.streams.summing import Summing
 
 #: How a stage ends that asks for a person.
@@ -47,8 +66,8 @@ _PROCESSES.set_forkserver_preload([__name__])
 # With its first array pyarrow imports a second's worth of modules: before the fork, too.
 pa.array([0])
 
-#: The steps of a transaction, by what comes next.
-STEPS = ("begin", "outputs", "offsets", "commit", "next batch")
+#: What the stand-in of Stripe lets in; as a live key has, a thousand calls a second.
+STRIPE_KEY = "rk_live_stand_in"
 
 
 @dataclass(frozen=True)
@@ -63,11 +82,21 @@ class Life:
     batch_max: int = 10_000
     session_timeout_ms: int = 1_000
     transaction_timeout_ms: int = 2_000
-    #: Kill itself before some step of one of the first so many transactions; 0: not at all.
+    #: Kill itself at any of its points, one of the first so many times; 0: not at all.
     dies_within: int = 0
     seed: str = ""
-    #: Pause itself (SIGSTOP) before this step of the third transaction.
+    #: Kill itself at this point, one of `crash_points.POINTS`, the so manieth time.
+    dies_at: str = ""
+    dies_in: int = 1
+    #: The file that gets the name of the point at which it died.
+    witness: Path | None = None
+    #: Pause itself (SIGSTOP) before this effect of a transaction, in the third one.
     pause_before: str = ""
+    #: Where the embedded ClickHouse and the stand-in of Stripe are.
+    clickhouse_url: str = ""
+    stripe_url: str = ""
+    #: Where tally keeps a copy of its state, if it does.
+    state_directory: str = ""
     #: A known mistake, one of `BUGS`.
     bug: str = ""
 
@@ -79,7 +108,17 @@ class Life:
 
     def again(self, number: int, dies_within: int) -> Life:
         """The next life of the same process."""
-        return replace(self, seed=f"{self.seed}.{number}", pause_before="", dies_within=dies_within)
+        seed = f"{self.seed}.{number}"
+        return replace(self, seed=seed, pause_before="", dies_within=dies_within, dies_at="")
+
+    def death(self) -> Death:
+        """How this life ends, if it does by itself."""
+        if self.pause_before:
+            point = f"before transaction.{self.pause_before}"
+            return Death(self.stage, point, number=3, signal=signal.SIGSTOP)
+        if self.dies_within:
+            return drawn(self.stage, random.Random(self.seed), self.dies_within)
+        return Death(self.stage, self.dies_at, self.dies_in, self.witness)
 
 
 def start_summing(address: str, name: str, *, pauses: bool) -> BaseProcess:
@@ -115,61 +154,58 @@ def _live(life: Life) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory())
     streams.stage.SESSION_TIMEOUT_MS = life.session_timeout_ms
     confluent.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
-    vars(confluent)["Producer"] = _harming_itself(life)
     if life.bug:
         BUGS[life.bug](life)
-    stage: Stage = (
-        IntakeStage(life.definitions, life.shards) if life.stage == "intake" else TallyStage()
-    )
-    kafka = {"bootstrap.servers": life.address, "log_level": "0"}
-    transactor = Transactor(
-        stage,
-        ConfluentClients(kafka),
-        instance=life.instance,
-        stop=stop,
-        linger_ms=5,
-        batch_max=life.batch_max,
+    death = life.death()
+    clients = MortalClients(
+        ConfluentClients({"bootstrap.servers": life.address, "log_level": "0"}), death
     )
     try:
-        transactor.run()
+        _loop(life, clients, death, stop).run()
     except Stop as reason:
         print(f"{life.stage} {life.instance}: {reason}", flush=True)
         os._exit(STOPPED)
 
 
-def _harming_itself(life: Life) -> type[confluent_kafka.Producer]:
-    rng = random.Random(life.seed)
-    transactions = 0
-    last = (rng.randint(1, life.dies_within), rng.choice(STEPS)) if life.dies_within else None
-
-    def before(step: str) -> None:
-        if (transactions, step) == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if step == life.pause_before and transactions == 3:
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    class Harmed(confluent_kafka.Producer):
-        def begin_transaction(self) -> None:
-            nonlocal transactions
-            transactions += 1
-            before("begin")
-            super().begin_transaction()
-            before("outputs")
-
-        def flush(self, *arguments: Any) -> int:
-            left = super().flush(*arguments)
-            before("offsets")
-            return left
-
-        def send_offsets_to_transaction(self, *arguments: Any) -> None:
-            super().send_offsets_to_transaction(*arguments)
-            before("commit")
-
-        def commit_transaction(self, *arguments: Any) -> None:
-            super().commit_transaction(*arguments)
-            before("next batch")
-
-    return Harmed
+def _loop(life: Life, clients: Clients, death: Death, stop: threading.Event) -> Loop:
+    """The loop of a stage, as `meterline run` wires it."""
+    if life.stage in ("clickhouse", "stripe"):
+        sink: Any
+        if life.stage == "clickhouse":
+            connection = Connection(life.clickhouse_url, SecretStr(""))
+            sink = ClickHouseSink(MortalDatabase(connection, death))
+        else:
+            client = mortal_stripe(stripe_client(SecretStr(STRIPE_KEY), life.stripe_url), death)
+            sink = StripeSink(client, calls_per_second=LIVE_CALLS_PER_SECOND)
+        return Deliverer(
+            life.stage,
+            cast(Sink, MortalSink(sink, death)),
+            clients,
+            instance=life.instance,
+            stop=stop,
+            linger_ms=20,
+            batch_max=life.batch_max,
+            notes_attempts=life.stage == "stripe",
+        )
+    stage: Stage
+    if life.stage == "intake":
+        stage = IntakeStage(life.definitions, life.shards)
+    elif life.stage == "tally":
+        stage = TallyStage(life.shards)
+        if life.state_directory:
+            kafka, state = {"bootstrap.servers": life.address}, stage.state_topic
+            directory = Path(life.state_directory)
+            clients = MirroredClients(clients, directory, state, lambda: topic_id(kafka, state))
+    else:
+        stage = BillStage(life.definitions, life.shards)
+    return Transactor(
+        stage,
+        clients,
+        instance=life.instance,
+        stop=stop,
+        linger_ms=5,
+        batch_max=life.batch_max,
+    )
 
 
 def _commit_offsets_first(_: Life) -> None:
@@ -207,8 +243,20 @@ def _alert_outside_the_transaction(life: Life) -> None:
     session.Session.transact = alert_first  # type: ignore[method-assign]
 
 
+def _confirm_before_the_sink_has_it(_: Life) -> None:
+    deliver = Deliverer._deliver
+
+    def confirm_first(self: Any, consumer: Any, writer: Any) -> None:
+        reached = {(r.topic, r.partition): Committed(r.offset + 1) for r in self._batch}
+        consumer.commit(reached)
+        deliver(self, consumer, writer)
+
+    Deliverer._deliver = confirm_first  # type: ignore[method-assign]
+
+
 BUGS: dict[str, Callable[[Life], None]] = {
     "offsets are committed before the outputs": _commit_offsets_first,
     "a restore forgets identities": _forget_ids,
     "alerts are written outside the transaction": _alert_outside_the_transaction,
+    "positions are committed before the sink has written": _confirm_before_the_sink_has_it,
 }

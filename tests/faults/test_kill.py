@@ -1,4 +1,4 @@
-"""kill -9 of intake and tally, again and again: every event counts once, every alert comes once."""
+"""kill -9 at random, again and again: every event counts once, every alert comes once."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def play(deployment: Deployment, *, deaths_max: int, kills: int = 0) -> None:
 def test_totals_alerts_and_decisions_are_exact_after_every_kill(bare_broker: LocalKafka) -> None:
     """Deaths come between every two steps of a transaction, and from outside at any moment."""
     with Deployment(bare_broker, events=2_000, seed=SEED) as deployment:
-        deployment.start("intake", dies_within=3)
-        deployment.start("tally", dies_within=3)
+        for stage in ("intake", "tally"):
+            deployment.start(stage, dies_within=3)
         play(deployment, deaths_max=14, kills=4)
         assert deployment.deaths >= 8
         assert deployment.stops == 0
@@ -55,3 +55,15 @@ def test_the_kills_find_a_planted_bug(
         play(deployment, deaths_max=6)
         assert deployment.deaths
         assert trace in "\n".join(deployment.differences())
+
+
+def test_the_kills_find_a_planted_bug_of_a_sink(bare_broker: LocalKafka) -> None:
+    """What was confirmed before the sink had it is missing there after the first death."""
+    with Deployment(bare_broker, events=300, seed=SEED) as deployment:
+        for stage in ("intake", "tally"):
+            deployment.start(stage)
+        bug = "positions are committed before the sink has written"
+        deployment.start("clickhouse", [("before sink.write", 2)], bug=bug)
+        play(deployment, deaths_max=6)
+        assert deployment.died_at() == {"clickhouse: before sink.write": 1}
+        assert "0 times, not 1" in "\n".join(deployment.differences())

@@ -27,7 +27,7 @@ from tests.streams.summing import Numbers, Summing
 SEED = 5
 
 
-@pytest.mark.parametrize("step", ["outputs", "commit"])
+@pytest.mark.parametrize("step", ["write", "commit"])
 def test_an_owner_that_wakes_up_after_another_took_over_commits_nothing(
     bare_broker: LocalKafka, step: str
 ) -> None:
@@ -131,7 +131,7 @@ def test_a_restart_of_tally_reads_its_last_snapshot_and_what_follows(
         deployment.start("intake", batch_max=20)
         for _ in range(2):
             stop = threading.Event()
-            tally = Transactor(TallyStage(), clients, instance="a", stop=stop, batch_max=2)
+            tally = Transactor(TallyStage(SHARDS), clients, instance="a", stop=stop, batch_max=2)
             with running(tally, stop):
                 deployment.send(500)
                 deployment.wait_until_done()

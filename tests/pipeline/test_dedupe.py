@@ -149,6 +149,20 @@ def test_growing_keeps_every_identity_within_32_bytes_each_when_the_table_is_ful
         assert set(again.tolist()) == {Status.DUPLICATE}
 
 
+def test_room_that_was_reserved_is_enough_and_no_more() -> None:
+    table = IdTable()
+    table.claim(unique(0, 3_000), days(3_000, 1))
+    table.reserve(50_000)
+    held = table.bytes_held
+    for begin in range(3_000, 53_000, 1_000):
+        table.insert(unique(begin, begin + 1_000))
+    assert table.bytes_held == held <= 32 * 53_000
+    table.reserve(-1_000)
+    assert table.bytes_held == held
+    again = table.claim(unique(0, 3_000), days(3_000, 1))
+    assert set(again.tolist()) == {Status.DUPLICATE}
+
+
 def test_forgetting_gives_memory_back_and_keeps_the_rest() -> None:
     table = IdTable()
     table.claim(unique(0, 50_000, last=3), days(50_000, 1))
