@@ -1,12 +1,12 @@
 """A segment of tally's changelog: what one transaction changed in one shard.
 
-Header: `shard` and `shards` (whose state this is, of how many), `from_offset` (the shard offset that
-the state before had come to), `next_offset` (the one to go on from), `part` and `parts` (one change
-may take several segments; counted from 0), `watermark_ms` (the newest arrival seen),
+Header: `shard` and `shards` (whose state this is, of how many), `from_offset` (the shard offset to
+which the state before had come), `next_offset` (the one to go on from), `part` and `parts` (one
+change may take several segments; counted from 0), `watermark_ms` (the newest arrival seen),
 `since_snapshot` (what reading the changelog after the last snapshot takes, in identities),
 `definitions` (documents that became known, by version), `current` (the version that holds now),
-`ids` (how many identities are remembered, those of parts still to come included), `reset` (true on
-the first segment of a snapshot: what came before is void).
+`slots` (how large the table of identities is by now, so that a restore need not let it grow step
+by step), `reset` (true on the first segment of a snapshot: what came before is void).
 
 So a reader notices when a segment is missing, or is of another shard or another number of shards.
 """

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.errors import Stop
 from pipeline.record import Outgoing, Record
 
 #: A topic and a partition of it.
@@ -25,6 +26,15 @@ class Committed:
 
     offset: int | None
     note: str = ""
+
+
+def unreadable_note(place: Place, note: str) -> Stop:
+    """What to raise for a note that is none of ours."""
+    return Stop(
+        f"The note beside the committed offset of {place[0]}-{place[1]} cannot be read: {note!r}.",
+        remedy="Find what else commits to this consumer group, or upgrade this program; then set "
+        "the group's offset again, with the note that it had.",
+    )
 
 
 #: Called with the places that were given, or taken away, within `GroupConsumer.read`.

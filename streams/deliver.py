@@ -14,7 +14,15 @@ from confluent_kafka import KafkaException
 
 from pipeline.errors import Retry
 from pipeline.record import Attempt, Record, Sink
-from streams.clients import Clients, Committed, GroupConsumer, Place, StopSignal, Writer
+from streams.clients import (
+    Clients,
+    Committed,
+    GroupConsumer,
+    Place,
+    StopSignal,
+    Writer,
+    unreadable_note,
+)
 from streams.failures import Patience
 
 log = structlog.get_logger()
@@ -195,7 +203,7 @@ class Deliverer:
     def _assigned(self, places: Sequence[Place]) -> None:
         starts: dict[Place, int | None] = {}
         for place, committed in self._consumer.committed(places).items():
-            attempt = _noted(committed.note) if committed.note else None
+            attempt = _noted(place, committed.note) if committed.note else None
             if attempt is not None:
                 self._attempts[place] = attempt
             self._sink.resume(*place, attempt)
@@ -222,6 +230,9 @@ def _note(attempt: Attempt) -> str:
     return json.dumps({"through": attempt.through_offset, "since_ms": attempt.since_ms})
 
 
-def _noted(note: str) -> Attempt:
-    fields = json.loads(note)
-    return Attempt(fields["through"], fields["since_ms"])
+def _noted(place: Place, note: str) -> Attempt:
+    try:
+        fields = json.loads(note)
+        return Attempt(int(fields["through"]), int(fields["since_ms"]))
+    except (ValueError, TypeError, KeyError):
+        raise unreadable_note(place, note) from None

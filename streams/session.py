@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
 from pipeline.record import Outgoing, Record
-from streams.clients import Clients, Committed, Place
+from streams.clients import Clients, Committed, Place, unreadable_note
 from streams.stage import Stage
 
 #: Twice as long as the broker takes to end a transaction that hangs: its time-out, and then its
@@ -140,7 +140,9 @@ class Session:
         topic, partition = place
         if self._stage.state_topic is None:
             return committed.offset
-        anchor = int(committed.note) if committed.note else 0
+        if not (committed.note or "0").isdecimal():
+            raise unreadable_note(place, committed.note)
+        anchor = int(committed.note or "0")
         clock = self._clients.clock
         deadline = clock.monotonic() + _STATE_SECONDS
         while True:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
+
+# How long an example takes is no property of the product, and differs with what else runs.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 @pytest.fixture(scope="session")

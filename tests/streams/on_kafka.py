@@ -73,6 +73,13 @@ def committed(address: str, stage: str, topic: str) -> dict[int, tuple[int, str]
     return {place.partition: (max(place.offset, 0), place.metadata or "") for place in found}
 
 
+def commit_note(address: str, stage: str, topic: str, note: str) -> None:
+    """Commit the beginning of partition 0 for a stage's group, with a note."""
+    consumer = Consumer({"bootstrap.servers": address, "group.id": group_of(stage)})
+    consumer.commit(offsets=[TopicPartition(topic, 0, 0, note)], asynchronous=False)
+    consumer.close()
+
+
 def wait_until(done: Callable[[], bool], what: str) -> None:
     """Wait until `done` holds."""
     give_up = time.monotonic() + WAIT_SECONDS_MAX

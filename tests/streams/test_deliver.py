@@ -19,6 +19,7 @@ from streams.deliver import Deliverer
 from streams.local_kafka import LocalKafka
 from tests.streams.on_kafka import (
     WAIT_SECONDS_MAX,
+    commit_note,
     committed,
     create,
     publish,
@@ -330,6 +331,16 @@ def test_records_that_retention_took_before_they_were_read_stop_the_sink(kafka: 
         run_to_its_end(deliverer(kafka, "overrun", late, stop), stop)
     assert late.values == []
     assert committed(kafka, "overrun", "deliver.overrun")[0][0] == 3
+
+
+def test_a_position_with_a_note_that_is_not_ours_stops_the_sink(kafka: str) -> None:
+    create(kafka, 1, "deliver.garbled")
+    publish(kafka, "deliver.garbled", numbered(0, 3))
+    commit_note(kafka, "garbled", "deliver.garbled", '{"through": 1}')
+    sink, stop = Recording("deliver.garbled"), threading.Event()
+    with pytest.raises(Stop, match=r"offset of deliver\.garbled-0 cannot be read"):
+        run_to_its_end(deliverer(kafka, "garbled", sink, stop), stop)
+    assert sink.values == []
 
 
 def test_a_missing_topic_stops_the_sink_with_how_to_create_it(kafka: str) -> None:

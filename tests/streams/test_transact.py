@@ -19,7 +19,15 @@ from streams.session import Session
 from streams.stage import group_of
 from streams.transact import Transactor
 from tests.streams import on_kafka
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, create, publish, running, wait_until
+from tests.streams.on_kafka import (
+    WAIT_SECONDS_MAX,
+    commit_note,
+    committed,
+    create,
+    publish,
+    running,
+    wait_until,
+)
 from tests.streams.summing import Numbers, Summing
 
 
@@ -302,6 +310,15 @@ def test_state_that_ends_before_its_offsets_stops_the_stage(
     numbers.send(5)
     with pytest.raises(Stop, match=r"ends at None, but its offsets are committed up to 5"):
         run_to_its_end(kafka, Summing("stateless"))
+
+
+def test_a_position_with_a_note_that_is_not_ours_stops_the_stage(kafka: str) -> None:
+    numbers = Numbers(kafka, stage := Summing("noted"), partitions=1)
+    numbers.send(5)
+    commit_note(kafka, stage.name, stage.input_topic, "garbled")
+    with pytest.raises(Stop, match=r"offset of noted\.in-0 cannot be read: 'garbled'"):
+        run_to_its_end(kafka, stage)
+    assert numbers.written() == [[]]
 
 
 def delete_before(kafka: str, topic: str, offset: int) -> None:
