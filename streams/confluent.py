@@ -104,6 +104,8 @@ class ConfluentConsumer:
         self._on_assign: Rebalanced = _ignored
         self._on_revoke: Rebalanced = _ignored
         self._closing = False
+        #: What a listener raised: the client library's C code mangles what passes through it.
+        self._raised: BaseException | None = None
 
     def subscribe(
         self, topics: Sequence[str], on_assign: Rebalanced, on_revoke: Rebalanced
@@ -120,6 +122,9 @@ class ConfluentConsumer:
     def read(self, count: int, wait_seconds: float) -> list[Record]:
         """At most `count` records."""
         messages = self._consumer.consume(count, wait_seconds)
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
         for message in messages:
             error = message.error()
             if error is not None:
@@ -186,10 +191,19 @@ class ConfluentConsumer:
             # still waits for a word on what it is given.
             consumer.unassign()
             return
-        self._on_assign(_places(partitions))
+        self._tell(self._on_assign, consumer, partitions)
 
-    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        self._on_revoke(_places(partitions))
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._tell(self._on_revoke, consumer, partitions)
+
+    def _tell(
+        self, listener: Rebalanced, consumer: Consumer, partitions: list[TopicPartition]
+    ) -> None:
+        try:
+            listener([(partition.topic, partition.partition) for partition in partitions])
+        except BaseException as error:
+            self._raised = error
+            consumer.unassign()
 
 
 class ConfluentWriter:
@@ -273,10 +287,6 @@ def _patience() -> dict[str, int]:
 
 def _ignored(_: Sequence[Place]) -> None:
     """Nobody listens."""
-
-
-def _places(partitions: Sequence[TopicPartition]) -> list[Place]:
-    return [(partition.topic, partition.partition) for partition in partitions]
 
 
 def _positions(reached: Mapping[Place, Committed]) -> list[TopicPartition]:

@@ -399,3 +399,23 @@ def test_what_exists_is_known_and_what_does_not_cannot_be_written_to(kafka_eithe
         assert code_of(error) in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 
     kafka_either.run(scenario)
+
+
+def test_what_a_listener_raises_comes_out_of_read_as_it_was(kafka_either: Kafka) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "raising")
+
+    def refuse(_: Sequence[Place]) -> None:
+        raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+
+    def scenario() -> None:
+        consumer = clients.consumer("raising", "a")
+        consumer.subscribe(["raising"], refuse, lambda _: consumer.unassign())
+        give_up = clients.clock.monotonic() + _PATIENCE_SECONDS
+        with pytest.raises(KafkaException) as error:
+            while clients.clock.monotonic() < give_up:
+                consumer.read(1, 0.1)
+        assert code_of(error) == KafkaError.NOT_COORDINATOR
+        consumer.close()
+
+    kafka_either.run(scenario)
