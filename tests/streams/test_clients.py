@@ -405,17 +405,15 @@ def test_what_a_listener_raises_comes_out_of_read_as_it_was(kafka_either: Kafka)
     clients = kafka_either.clients
     kafka_either.create(1, "raising")
 
-    def refuse(_: Sequence[Place]) -> None:
-        raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+    class Refusing(Member):
+        def _assigned(self, _: Sequence[Place]) -> None:
+            raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
 
     def scenario() -> None:
-        consumer = clients.consumer("raising", "a")
-        consumer.subscribe(["raising"], refuse, lambda _: consumer.unassign())
-        give_up = clients.clock.monotonic() + _PATIENCE_SECONDS
+        refusing = Refusing(clients, "raising", "a", "raising")
         with pytest.raises(KafkaException) as error:
-            while clients.clock.monotonic() < give_up:
-                consumer.read(1, 0.1)
+            poll_until(clients, lambda: False, refusing)
         assert code_of(error) == KafkaError.NOT_COORDINATOR
-        consumer.close()
+        refusing.consumer.close()
 
     kafka_either.run(scenario)
