@@ -12,6 +12,7 @@ import json
 import random
 import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Context, Decimal
@@ -139,6 +140,11 @@ class _Server(ThreadingHTTPServer):
         self.account = account
         self.authorization = f"Bearer {api_key}".encode()
         self.connections: set[socket.socket] = set()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed in the middle of a call is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def close(self) -> None:
         """Give up the port and every kept-alive connection."""

@@ -45,6 +45,7 @@ class SimulatedClickHouse:
             f"clickhouse: insert {table}",
             lambda: self._inserted[table].append(arrow_table),
             lambda: Retry("ClickHouse does not answer.", remedy="Wait."),
+            repeats=True,
         )
 
     def final(self, table: str) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ class SimulatedStripe(stripe.HTTPClient):
         del method, url
         call = call_of(post_data or "", (headers or {}).get("Idempotency-Key", ""))
         answer: Answer = self._world.effect(
-            "stripe: call", lambda: self._account.create(call), _no_connection
+            "stripe: call", lambda: self._account.create(call), _no_connection, repeats=True
         )
         if answer.status is None:
             raise _no_connection()

@@ -42,6 +42,7 @@ class Faults:
     lost_answer: float = 0.0
     freeze: float = 0.0
     slow: float = 0.0
+    doubled: float = 0.0
 
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
@@ -49,7 +50,7 @@ class Faults:
         return cls(
             **{
                 name: rng.choice((0.0, 0.002, 0.01, 0.04))
-                for name in ("kill", "lost_request", "lost_answer", "freeze", "slow")
+                for name in ("kill", "lost_request", "lost_answer", "freeze", "slow", "doubled")
             }
         )
 
@@ -123,11 +124,12 @@ class World:
         *,
         late: Callable[[], None] | None = None,
         partly: Callable[[], object] | None = None,
+        repeats: bool = False,
     ) -> Answer:
         """One effect on the world outside the process, with whatever goes wrong.
 
         A lost request may still arrive, if `late` says how; `partly` is what a request may have
-        done when it was cut off in the middle.
+        done when it was cut off in the middle; one that `repeats` may arrive twice.
 
         Raises:
             BaseException: what `unanswered` makes, when no answer comes.
@@ -149,6 +151,8 @@ class World:
             self.sleep(_PATIENCE_SECONDS)
             raise unanswered()
         try:
+            if repeats and self._strikes("doubled", process, name):
+                apply()
             answer = apply()
         except BaseException as error:
             self.note(f"{process.name} {name}: {error!r}")
