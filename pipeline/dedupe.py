@@ -41,6 +41,11 @@ class IdTable:
         return self._count
 
     @property
+    def slots(self) -> int:
+        """How many identities would fill the table to the last slot; it grows before that."""
+        return len(self._low)
+
+    @property
     def bytes_held(self) -> int:
         """Memory of the table, in bytes."""
         return sum(
@@ -56,7 +61,7 @@ class IdTable:
         `DUPLICATE` for a copy, `CONFLICT` for another fingerprint under a known identity.
         """
         high, low, fingerprint, _ = columns
-        self.reserve(len(low))
+        self._reserve(len(low))
         status = np.full(len(low), Status.ACCEPTED, dtype=np.uint8)
         # Sorted by home slot, so that memory is walked through once; equal identities lie together
         # and in order, because the sort is stable.
@@ -83,18 +88,17 @@ class IdTable:
             rest = copies[~alive]
         return status
 
-    def reserve(self, more: int) -> None:
-        """Make room for `more` identities at once, instead of growing step by step."""
-        needed = (self._count + more) / _LOAD_MAX
-        if needed > len(self._low):
+    def grow(self, slots: int) -> None:
+        """Have at least so many slots, at once instead of step by step."""
+        if slots > len(self._low):
             entries = self.entries()
-            self._allocate(int(max(needed, len(self._low) * _GROWTH)) + 1)
+            self._allocate(slots)
             self.insert(entries)
 
     def insert(self, columns: Columns) -> None:
         """Insert identities that differ from each other; one that is known is replaced."""
         low = columns[1]
-        self.reserve(len(low))
+        self._reserve(len(low))
         order = np.argsort(low)
         never = np.full(len(low), np.iinfo(np.uint16).max, dtype=np.uint16)
         # In pieces, so that the temporary arrays stay small beside the table.
@@ -150,6 +154,11 @@ class IdTable:
         self._low[slots] = low[events]
         self._fingerprint[slots] = fingerprint[events]
         self._expires[slots] = expires[events]
+
+    def _reserve(self, more: int) -> None:
+        needed = (self._count + more) / _LOAD_MAX
+        if needed > len(self._low):
+            self.grow(int(max(needed, len(self._low) * _GROWTH)) + 1)
 
     def _allocate(self, slots: int) -> None:
         self._count = 0

@@ -39,7 +39,7 @@ CONTENTS: dict[Kind, tuple[set[str], int]] = {
             "since_snapshot",
             "definitions",
             "current",
-            "ids",
+            "slots",
             "reset",
         },
         2,

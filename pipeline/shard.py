@@ -154,7 +154,7 @@ def _frames(
         "watermark_ms": shard.watermark_ms,
         "since_snapshot": shard.since_snapshot,
         "current": shard.current,
-        "ids": len(shard.ids),
+        "slots": shard.ids.slots,
     }
     # Only the first one has the definitions, and voids what came before.
     known = {version: shard.documents[version].model_dump(mode="json") for version in documents}
@@ -191,7 +191,7 @@ def restore(frames: Iterable[Frame]) -> Shard:
         for version, document in header["definitions"].items():
             where = f"{_name(header)} up to offset {header['next_offset']}"
             shard.documents[version] = read_document(document, where)
-        shard.ids.reserve(header["ids"] - len(shard.ids))
+        shard.ids.grow(header["slots"])
         ids, totals = frame.parts
         if ids.num_rows:
             high, low, fingerprint, expires = (column.to_numpy() for column in ids.columns)

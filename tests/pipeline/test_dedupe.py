@@ -149,18 +149,20 @@ def test_growing_keeps_every_identity_within_32_bytes_each_when_the_table_is_ful
         assert set(again.tolist()) == {Status.DUPLICATE}
 
 
-def test_room_that_was_reserved_is_enough_and_no_more() -> None:
-    table = IdTable()
+def test_a_table_that_is_made_as_large_as_another_takes_its_identities_without_growing() -> None:
+    table, restored = IdTable(), IdTable()
     table.claim(unique(0, 3_000), days(3_000, 1))
-    table.reserve(50_000)
-    held = table.bytes_held
     for begin in range(3_000, 53_000, 1_000):
         table.insert(unique(begin, begin + 1_000))
-    assert table.bytes_held == held <= 32 * 53_000
-    table.reserve(-1_000)
-    assert table.bytes_held == held
-    again = table.claim(unique(0, 3_000), days(3_000, 1))
-    assert set(again.tolist()) == {Status.DUPLICATE}
+    restored.claim(unique(0, 3_000), days(3_000, 1))
+    restored.grow(table.slots)
+    assert restored.bytes_held == table.bytes_held
+    for begin in range(3_000, 53_000, 1_000):
+        restored.insert(unique(begin, begin + 1_000))
+    assert restored.slots == table.slots
+    assert sorted(restored.entries()[1]) == sorted(table.entries()[1])
+    restored.grow(10)
+    assert restored.slots == table.slots
 
 
 def test_forgetting_gives_memory_back_and_keeps_the_rest() -> None:

@@ -95,6 +95,14 @@ def test_a_shard_comes_back_from_segments_and_from_a_snapshot(
         assert all(part.num_rows <= limits[0] for part in frame.parts)
 
 
+def test_a_restored_table_is_as_large_as_it_was() -> None:
+    """So neither the restore nor the first step after it lets the table grow."""
+    shard = Shard()
+    for begin in range(1, 5_001, 500):
+        shard.ids.insert(ids(list(range(begin, begin + 500))))
+    assert restore(map(unseal, snapshot(shard))).ids.slots == shard.ids.slots > 5_000 / 0.72
+
+
 def test_a_step_that_changed_nothing_still_says_how_far_it_went() -> None:
     (frame,) = segment(Shard(next_offset=12, watermark_ms=3), Changed())
     assert remembered(restore([unseal(frame)])) == remembered(Shard(next_offset=12, watermark_ms=3))

@@ -7,8 +7,8 @@ from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.local_kafka import LocalKafka
-from streams.read import partition_count, read_to_end
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, publish
+from streams.read import partition_count, read_to_end, topic_id
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, publish, wait_until
 
 
 def values(kafka: str, topic: str, begin: int = 0, *, whole: bool = False) -> list[bytes | None]:
@@ -125,3 +125,20 @@ def test_records_outlive_the_death_of_their_broker(broker: LocalKafka) -> None:
     write(producer, "read.durable", b"2")
     producer.commit_transaction(WAIT_SECONDS_MAX)
     assert values(broker.address, "read.durable") == [b"1", b"2"]
+
+
+def test_a_topic_that_was_created_anew_is_another_one(kafka: str) -> None:
+    clients = {"bootstrap.servers": kafka}
+    create(kafka, 1, "read.again", "read.other")
+    first = topic_id(clients, "read.again")
+    assert first == topic_id(clients, "read.again") != topic_id(clients, "read.other")
+    admin = AdminClient({"bootstrap.servers": kafka})
+    admin.delete_topics(["read.again"])["read.again"].result(WAIT_SECONDS_MAX)
+    wait_until(lambda: "read.again" not in admin.list_topics().topics, "the topic is gone")
+    create(kafka, 1, "read.again")
+    assert topic_id(clients, "read.again") != first
+
+
+def test_a_topic_that_does_not_exist_has_no_id(kafka: str) -> None:
+    with pytest.raises(KafkaException, match="UNKNOWN_TOPIC_OR_PART"):
+        topic_id({"bootstrap.servers": kafka}, "read.missing")
