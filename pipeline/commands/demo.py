@@ -139,6 +139,7 @@ def _play(
         settings = read_settings(
             bootstrap_servers=address,
             config=config.absolute(),
+            state_directory=directory / "state",
             clickhouse_url=f"chdb://{directory / 'clickhouse'}",
             stripe_api_key=_STRIPE_KEY,
             stripe_api_base=stripe.url,
@@ -167,6 +168,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {
         "METERLINE_BOOTSTRAP_SERVERS": settings.bootstrap_servers,
         "METERLINE_CONFIG": str(settings.config),
+        "METERLINE_STATE_DIRECTORY": str(settings.state_directory),
         "METERLINE_CLICKHOUSE_URL": settings.clickhouse_url,
         "METERLINE_STRIPE_API_KEY": settings.stripe_api_key.get_secret_value(),
         "METERLINE_STRIPE_API_BASE": settings.stripe_api_base,

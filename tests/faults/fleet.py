@@ -41,6 +41,7 @@ class Fleet:
         self._environment = dict(os.environ) | dict(environment)
         self._environment |= {
             "METERLINE_STOP_WITH_STDIN": "true",
+            "METERLINE_STATE_DIRECTORY": str(logs / "state"),
             # Without compiled modules a start takes three times as long.
             "PYTHONPYCACHEPREFIX": str(logs / "compiled"),
             "PYTHONDONTWRITEBYTECODE": "",
