@@ -91,6 +91,8 @@ class World:
         self.struck: dict[str, int] = {}
         #: Every effect that was reached: its name, and how often.
         self.effects: dict[str, int] = {}
+        #: Effects that have begun and have no answer yet.
+        self.in_flight: list[str] = []
         self._keeps_trace = keeps_trace
         self._hash = hashlib.sha256()
         self._events: list[_Event] = []
@@ -134,8 +136,24 @@ class World:
         Raises:
             BaseException: what `unanswered` makes, when no answer comes.
         """
-        process = self._current()
         self.effects[name] = self.effects.get(name, 0) + 1
+        self.in_flight.append(name)
+        try:
+            return self._effect(name, apply, unanswered, late, partly, repeats=repeats)
+        finally:
+            self.in_flight.remove(name)
+
+    def _effect(
+        self,
+        name: str,
+        apply: Callable[[], Answer],
+        unanswered: Callable[[], BaseException],
+        late: Callable[[], None] | None,
+        partly: Callable[[], object] | None,
+        *,
+        repeats: bool,
+    ) -> Answer:
+        process = self._current()
         self.sleep(self._latency())
         if self._strikes("freeze", process, name):
             process.frozen_until = self.now + self.rng.uniform(*_FROZEN_SECONDS)

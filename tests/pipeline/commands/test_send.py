@@ -66,7 +66,10 @@ class Arrivals:
                 ends = {at.partition: answer.result(10).offset for at, answer in answers.items()}
             except KafkaException as error:
                 # A new topic has leaders before they serve it.
-                if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION:
+                if error.args[0].code() not in (
+                    KafkaError.NOT_LEADER_FOR_PARTITION,
+                    KafkaError.UNKNOWN_LEADER_EPOCH,
+                ):
                     raise
                 continue
             return [ends[partition] for partition in range(EVENTS.partitions)]
