@@ -58,12 +58,13 @@ def test_the_kills_find_a_planted_bug(
 
 
 def test_the_kills_find_a_planted_bug_of_a_sink(bare_broker: LocalKafka) -> None:
-    """What was confirmed before the sink had it is missing there after the first death."""
+    """What was confirmed before the sink had it is missing there after a death."""
     with Deployment(bare_broker, events=300, seed=SEED) as deployment:
         for stage in ("intake", "tally"):
             deployment.start(stage)
         bug = "positions are committed before the sink has written"
-        deployment.start("clickhouse", [("before sink.write", 2)], bug=bug)
+        # One batch may be of totals only, which newer ones replace: not three in a row.
+        deployment.start("clickhouse", [("before sink.write", 1)] * 3, bug=bug)
         play(deployment, deaths_max=6)
-        assert deployment.died_at() == {"clickhouse: before sink.write": 1}
+        assert deployment.died_at().keys() == {"clickhouse: before sink.write"}
         assert "0 times, not 1" in "\n".join(deployment.differences())
