@@ -124,7 +124,11 @@ class ConfluentConsumer:
         messages = self._consumer.consume(count, wait_seconds)
         if self._raised is not None:
             raised, self._raised = self._raised, None
-            raise raised
+            try:
+                raise raised
+            finally:
+                # An error whose frames hold it is a cycle that keeps clients and their threads.
+                del raised
         for message in messages:
             error = message.error()
             if error is not None:
@@ -316,5 +320,9 @@ def _within(seconds: float, call: Callable[[], object]) -> None:
     thread.join(seconds + 1)
     if thread.is_alive():
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the client does not answer"))
-    if raised:
-        raise raised[0]
+    try:
+        if raised:
+            raise raised[0]
+    finally:
+        # An error whose frames hold it is a cycle that keeps clients and their threads.
+        raised.clear()

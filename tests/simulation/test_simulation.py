@@ -15,12 +15,14 @@ from tests.simulation.seeds import BUG_SEEDS_MAX, catch
 from tests.simulation.simulate import simulate
 
 SEEDS = 2_000
+SEEDS_A_TEST = 250
 ROOT = Path(__file__).parents[2]
 
 
-def test_no_seed_ends_with_a_difference(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("begin", range(1, SEEDS, SEEDS_A_TEST))
+def test_no_seed_ends_with_a_difference(begin: int, capsys: pytest.CaptureFixture[str]) -> None:
     """Kills, freezes, lost requests and answers, late commits: then all drains and all is exact."""
-    code = main(["--seeds", str(SEEDS)])
+    code = main(["--begin", str(begin), "--seeds", str(SEEDS_A_TEST), "--cores", "1"])
     assert code == 0, capsys.readouterr().out
 
 
