@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
+
+# A shell that runs the tests in the background lets them ignore Ctrl-C, and what they start as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is no property of the product, and differs with what else runs.
 settings.register_profile("without deadlines", deadline=None)
