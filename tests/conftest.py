@@ -11,7 +11,7 @@ from hypothesis import settings
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
 
-# A shell that runs the tests in the background lets them ignore Ctrl-C, and what they start as well.
+# A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes is no property of the product, and differs with what else runs.
