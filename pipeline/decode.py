@@ -69,7 +69,7 @@ _COMPACT_LENGTH = len(
 )
 
 #: What our own producer and most others send; looked at before anything slower.
-_PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
+PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 #: In binary mode the data is the record's value, never a header.
 _NO_HEADERS = frozenset({"data", "data_base64"})
@@ -90,7 +90,7 @@ def decode_event(record: Record) -> tuple[Envelope, bytes]:
     value = record.value or b""
     if len(value) > EVENT_BYTES_MAX:
         raise _too_large(value)
-    if record.headers and record.headers != _PLAIN_HEADERS:
+    if record.headers and record.headers != PLAIN_HEADERS:
         value = structured(record.headers, value)
         if len(value) > EVENT_BYTES_MAX:
             raise _too_large(value)

@@ -1,30 +1,62 @@
-"""Intake: records of usage.events in, packs and rejections out. Stateless and pure."""
+"""Intake: records of usage.events in, packs and rejections out. Stateless and pure.
+
+What is usual goes through `pipeline.scan`, many events at a time; whatever else there may be goes
+through `pipeline.decode`, one by one. Both become the same columns; each record keeps its place.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
+from decimal import Decimal
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipeline.decode import decode_data, decode_event
+from pipeline.decode import PLAIN_HEADERS, decode_data, decode_event
 from pipeline.errors import Reject
-from pipeline.identify import content_hash, fingerprints, identity, identity_columns
+from pipeline.identify import (
+    content_hash,
+    content_hashes,
+    fingerprints,
+    identities,
+    identity,
+    identity_columns,
+)
 from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from pipeline.reject import rejected
 from pipeline.route import Router
+from pipeline.scan import Scanned, Scanner
+from pipeline.scan_event import DATA, ID, SOURCE, SUBJECT, TYPE
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Kind, seal
 
-#: 10000-01-01T00:00:00Z, in milliseconds since 1970.
-_ARRIVALS_END_MS = 253_402_300_800_000
-
 _READS_NOTHING = Reading((), ())
 _LAST_MS = LAST_NS // 10**6
+_USUAL_HEADERS = ((), PLAIN_HEADERS)
+
+
+class _Row(NamedTuple):
+    """What was read of one event that is not usual; `time_ns` comes when all times are parsed."""
+
+    place: int
+    record: Record
+    time: str
+    time_ns: int
+    identity: bytes
+    content_hash: int
+    event_type: str
+    customer: str
+    original: bytes
+    quantities: list[int | Decimal]
+    texts: list[str]
 
 
 class Intake:
@@ -35,6 +67,7 @@ class Intake:
         self._readings = readings(definitions)
         self._value_paths = {kind: read.values for kind, read in self._readings.items()}
         self._dimension_paths = {kind: read.dimensions for kind, read in self._readings.items()}
+        self._scanner = Scanner(self._readings)
         self._router = Router(shards)
 
     def announce(self) -> list[Outgoing]:
@@ -53,68 +86,156 @@ class Intake:
 
     def step(self, records: Sequence[Record]) -> list[Outgoing]:
         """What `records` become: each of them is in exactly one pack or is one rejection."""
+        arrived = records if isinstance(records, Records) else Records(records)
+        usual, others = self._scan(arrived)
+        rows, outgoing = self._read(arrived, others)
+        parts = []
+        if len(usual.rows):
+            parts.append(self._columns_of_usual(arrived, usual))
+        if rows:
+            parts.append(self._columns_of_others(rows))
+        if not parts:
+            return outgoing
+        columns = EventColumns.joined(parts)
+        customers = columns.customers.dictionary_encode()
+        columns = replace(columns, customers=customers)
+        version = self._definitions.version
+        for shard, frame in cut(columns, self._shards(customers), version):
+            outgoing.append(Outgoing(topics.METERED.name, frame, partition=shard))
+        return outgoing
+
+    def _scan(self, arrived: Records) -> tuple[Scanned, list[int]]:
+        """What is usual, and the places of what is not."""
+        values, headers, received = arrived.values, arrived.headers, arrived.timestamps_ms
+        usual_headers = sum(map(headers.count, _USUAL_HEADERS))
+        in_range = 0 <= min(received, default=0) <= max(received, default=0) < _LAST_MS
+        if usual_headers < len(values) or not in_range:
+            values = [
+                value if header in _USUAL_HEADERS and 0 <= at < _LAST_MS else None
+                for value, header, at in zip(values, headers, received, strict=True)
+            ]
+        scanned = self._scanner.scan([value or b"" for value in values])
+        if len(scanned.rows) == len(values):
+            return scanned, []
+        is_other = np.ones(len(values), dtype=np.bool_)
+        is_other[scanned.rows] = False
+        return scanned, np.flatnonzero(is_other).tolist()
+
+    def _columns_of_usual(self, arrived: Records, scanned: Scanned) -> EventColumns:
+        rows = scanned.rows
+        id_high, id_low = identity_columns(identities(scanned.pairs(SOURCE, ID)))
+        hashes = content_hashes(scanned.pairs(TYPE, SUBJECT), scanned.bytes_of(DATA))
+        types = scanned.types
+        return EventColumns(
+            rows=rows,
+            source_partitions=arrived.partitions[rows],
+            source_offsets=arrived.offsets[rows],
+            received_ms=np.array(arrived.timestamps_ms, dtype=np.int64)[rows],
+            times_ns=scanned.times_ns,
+            id_high=id_high,
+            id_low=id_low,
+            fingerprints=fingerprints(hashes, scanned.times_ns),
+            types=types.dictionary_decode(),
+            customers=scanned.strings(SUBJECT),
+            originals=scanned.originals(),
+            values={
+                path: pa.array(scanned.quantities(path), mask=_is_of_others(types, readers))
+                for path, readers in _readers(self._value_paths).items()
+            },
+            dimensions={
+                path: _blanked(scanned.texts(path), _is_of_others(types, readers))
+                for path, readers in _readers(self._dimension_paths).items()
+            },
+        )
+
+    def _read(self, arrived: Records, places: Sequence[int]) -> tuple[list[_Row], list[Outgoing]]:
+        """The events among the records at `places`, and the rejections of the rest."""
+        rows: list[_Row] = []
         outgoing: list[Outgoing] = []
-        rows = []
-        for record in records:
+        for place in places:
+            record = arrived[place]
             try:
-                if not 0 <= record.timestamp_ms < _LAST_MS:
-                    raise _invalid_arrival(record.timestamp_ms)
-                envelope, original = decode_event(record)
-                reading = self._readings.get(envelope.type, _READS_NOTHING)
-                data, sent = decode_data(envelope, reading.names)
-                rows.append(
-                    (
-                        record,
-                        envelope.time,
-                        identity(envelope.source, envelope.id),
-                        content_hash(envelope.type, envelope.subject, sent),
-                        envelope.type,
-                        envelope.subject,
-                        original,
-                        reading.quantities(data),
-                        reading.texts(data),
-                    )
-                )
+                rows.append(self._row(place, record))
             except Reject as reason:
                 outgoing.append(rejected(record, reason))
-        if not rows:
-            return outgoing
-        times_ns = parse_instants([row[1] for row in rows])
-        if (times_ns == INVALID).any():
-            kept = (times_ns != INVALID).tolist()
-            outgoing += [
-                rejected(row[0], _invalid_time(row[1]))
-                for row, keep in zip(rows, kept, strict=True)
-                if not keep
-            ]
-            rows = [row for row, keep in zip(rows, kept, strict=True) if keep]
-            times_ns = times_ns[kept]
-            if not rows:
-                return outgoing
-        sources, _, identities, hashes, types, customers, originals, values, texts = zip(
-            *rows, strict=True
+        kept = []
+        times_ns = parse_instants([row.time for row in rows]).tolist()
+        for row, time_ns in zip(rows, times_ns, strict=True):
+            if time_ns == INVALID:
+                outgoing.append(rejected(row.record, _invalid_time(row.time)))
+            else:
+                kept.append(row._replace(time_ns=time_ns))
+        return kept, outgoing
+
+    def _row(self, place: int, record: Record) -> _Row:
+        if not 0 <= record.timestamp_ms < _LAST_MS:
+            raise _invalid_arrival(record.timestamp_ms)
+        envelope, original = decode_event(record)
+        reading = self._readings.get(envelope.type, _READS_NOTHING)
+        data, sent = decode_data(envelope, reading.names)
+        return _Row(
+            place,
+            record,
+            envelope.time,
+            INVALID,
+            identity(envelope.source, envelope.id),
+            content_hash(envelope.type, envelope.subject, sent),
+            envelope.type,
+            envelope.subject,
+            original,
+            reading.quantities(data),
+            reading.texts(data),
         )
-        id_high, id_low = identity_columns(identities)
-        columns = EventColumns(
-            source_partitions=[record.partition for record in sources],
-            source_offsets=[record.offset for record in sources],
-            received_ms=[record.timestamp_ms for record in sources],
+
+    def _columns_of_others(self, rows: Sequence[_Row]) -> EventColumns:
+        times_ns = np.array([row.time_ns for row in rows], dtype=np.int64)
+        id_high, id_low = identity_columns([row.identity for row in rows])
+        hashes = np.array([row.content_hash for row in rows], dtype=np.uint64)
+        types = [row.event_type for row in rows]
+        texts = _spread(types, [row.texts for row in rows], self._dimension_paths)
+        return EventColumns(
+            rows=np.array([row.place for row in rows], dtype=np.int64),
+            source_partitions=np.array([row.record.partition for row in rows], dtype=np.int32),
+            source_offsets=np.array([row.record.offset for row in rows], dtype=np.int64),
+            received_ms=np.array([row.record.timestamp_ms for row in rows], dtype=np.int64),
             times_ns=times_ns,
             id_high=id_high,
             id_low=id_low,
             fingerprints=fingerprints(hashes, times_ns),
-            types=types,
-            customers=customers,
-            originals=originals,
-            values=_spread(types, values, self._value_paths),
-            dimensions=_spread(types, texts, self._dimension_paths),
+            types=pa.array(types, pa.string()),
+            customers=pa.array([row.customer for row in rows], pa.string()),
+            originals=pa.array([row.original for row in rows], pa.binary()),
+            values=dict(_spread(types, [row.quantities for row in rows], self._value_paths)),
+            dimensions={path: pa.array(column, pa.string()) for path, column in texts.items()},
         )
-        shards = np.fromiter(map(self._router.__getitem__, customers), np.int64, len(customers))
-        outgoing += [
-            Outgoing(topics.METERED.name, frame, partition=shard)
-            for shard, frame in cut(columns, shards, self._definitions.version)
-        ]
-        return outgoing
+
+    def _shards(self, customers: pa.Array) -> NDArray[np.int64]:
+        """The shard of each customer, shape (n,)."""
+        names = customers.dictionary.to_pylist()
+        shards = np.fromiter(map(self._router.__getitem__, names), np.int64, len(names))
+        of_events: NDArray[np.int64] = shards[customers.indices.to_numpy()]
+        return of_events
+
+
+def _readers(paths: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:
+    """Path to the event types that read it, in the order of `_spread`."""
+    readers: dict[str, set[str]] = {}
+    for event_type, type_paths in paths.items():
+        for path in type_paths:
+            readers.setdefault(path, set()).add(event_type)
+    return readers
+
+
+def _is_of_others(types: pa.Array, wanted: Set[str]) -> NDArray[np.bool_]:
+    """Which events are of none of the `wanted` types, shape (n,)."""
+    is_other = np.array([name not in wanted for name in types.dictionary.to_pylist()], np.bool_)
+    of_events: NDArray[np.bool_] = is_other[types.indices.to_numpy()]
+    return of_events
+
+
+def _blanked(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:
+    """`texts`, null where the mask is true."""
+    return pc.if_else(pa.array(mask), None, texts) if mask.any() else texts
 
 
 Cell = TypeVar("Cell")
@@ -144,16 +265,6 @@ def _invalid_arrival(timestamp_ms: int) -> Reject:
         f"The Kafka record's timestamp, {timestamp_ms} ms since 1970, is not before 2262.",
         remedy="Let the Kafka client set the timestamp, or set it in milliseconds since 1970.",
     )
-
-
-def _require_arrival(record: Record) -> None:
-    """Lateness, and every reader's calendar, need an arrival between 1970 and 9999."""
-    if not 0 <= record.timestamp_ms < _ARRIVALS_END_MS:
-        raise Reject(
-            "invalid_arrival",
-            f"The record's timestamp {record.timestamp_ms} is not between 1970 and 9999.",
-            remedy="Let the Kafka client set the timestamp, in milliseconds since 1970.",
-        )
 
 
 def _invalid_time(text: str) -> Reject:

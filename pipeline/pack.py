@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import cached_property
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.gather import renumber
 from schemas.frame import Frame, Kind, seal
-from schemas.pack import FIXED, SCALE, dimension_column, value_column
+from schemas.pack import FIXED, SCALE, TEXT_CODES, dimension_column, value_column
 from schemas.quantity import NANOS, PLACES, from_plain, nanos, plain
 
 #: A pack stays below both, so that a reader's memory and the broker's record limit hold.
@@ -22,78 +25,153 @@ EVENTS_MAX = 4_096
 BYTES_MAX = 4 * 1024 * 1024
 
 
+#: Quantities at one path: whole numbers as an int64 array, or any; null or None where an event's
+#: type has no meter that reads them.
+Values: TypeAlias = pa.Array | list[int | Decimal | None]
+
+
 @dataclass(frozen=True)
 class EventColumns:
-    """Events of many shards as columns of equal length, in their order of arrival.
+    """Events of many shards as columns of equal length.
 
-    `values` and `dimensions` are by path; None where an event's type has no meter that reads it.
+    `rows` are their places in the order of arrival. `types`, `customers` and `dimensions` are
+    arrays of strings, with or without a dictionary, `originals` of bytes. `values` and `dimensions`
+    are by path; null where an event's type has no meter that reads it.
     """
 
-    source_partitions: Sequence[int]
-    source_offsets: Sequence[int]
-    received_ms: Sequence[int]
+    rows: NDArray[np.int64]
+    source_partitions: NDArray[np.int32]
+    source_offsets: NDArray[np.int64]
+    received_ms: NDArray[np.int64]
     times_ns: NDArray[np.int64]
     id_high: NDArray[np.uint64]
     id_low: NDArray[np.uint64]
     fingerprints: NDArray[np.uint32]
-    types: Sequence[str]
-    customers: Sequence[str]
-    originals: Sequence[bytes]
-    values: dict[str, list[int | Decimal | None]]
-    dimensions: dict[str, list[str | None]]
+    types: pa.Array
+    customers: pa.Array
+    originals: pa.Array
+    values: dict[str, Values]
+    dimensions: dict[str, pa.Array]
+
+    @classmethod
+    def joined(cls, parts: Sequence[EventColumns]) -> EventColumns:
+        """The events of `parts`, which read the same paths."""
+        if len(parts) == 1:
+            return parts[0]
+        columns: dict[str, Any] = {}
+        for field in fields(cls):
+            pieces = [getattr(part, field.name) for part in parts]
+            if isinstance(pieces[0], np.ndarray):
+                columns[field.name] = np.concatenate(pieces)
+            elif isinstance(pieces[0], dict):
+                columns[field.name] = {
+                    path: _joined([piece[path] for piece in pieces]) for path in pieces[0]
+                }
+            else:
+                columns[field.name] = pa.concat_arrays(pieces)
+        return cls(**columns)
+
+
+def _joined(pieces: Sequence[Values]) -> Values:
+    if all(isinstance(piece, pa.Array) for piece in pieces):
+        return pa.concat_arrays(pieces)
+    return [
+        value
+        for piece in pieces
+        for value in (piece.to_pylist() if isinstance(piece, pa.Array) else piece)
+    ]
 
 
 def cut(
     columns: EventColumns, shards: NDArray[np.int64], definitions_version: str
 ) -> Iterator[tuple[int, bytes]]:
     """Packs of `columns`: (shard, frame), each shard's events in their order of arrival."""
-    order = np.argsort(shards, kind="stable")
-    batch = _record_batch(columns).take(pa.array(order))
-    lengths = np.fromiter(map(len, columns.originals), np.int64, len(columns.originals))
-    sizes = np.cumsum(lengths[order])
+    order = np.lexsort((columns.rows, shards))
+    packs = list(_packs(shards[order], columns.originals, order))
+    bounds = np.array([0, *(end for _, _, end in packs)])
+    made = [_Column(field, array, order, bounds) for field, array in _fields(columns)]
+    schema = pa.schema([column.field for column in made])
     header = {"definitions": definitions_version}
-    bounds = np.searchsorted(shards[order], np.arange(int(shards.max(initial=-1)) + 2))
-    for shard, (begin, end) in enumerate(
-        zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)
-    ):
+    for number, (shard, begin, end) in enumerate(packs):
+        arrays = [column.part(number, begin, end) for column in made]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+        yield shard, seal(Kind.PACK, header, [batch])
+
+
+def _packs(
+    shards: NDArray[np.int64], originals: pa.Array, order: NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """(shard, begin, end) of each pack, of events that are in the order of their shards."""
+    lengths = pc.binary_length(originals).to_numpy()
+    sizes = np.cumsum(lengths[order], dtype=np.int64)
+    bounds = np.searchsorted(shards, np.arange(int(shards.max(initial=-1)) + 2)).tolist()
+    for shard, (begin, end) in enumerate(pairwise(bounds)):
         while begin < end:
             before = int(sizes[begin - 1]) if begin else 0
             fits = int(np.searchsorted(sizes, before + BYTES_MAX, side="right"))
             stop = min(end, begin + EVENTS_MAX, max(fits, begin + 1))
-            yield shard, seal(Kind.PACK, header, [_with_own_dictionaries(batch, begin, stop)])
+            yield shard, begin, stop
             begin = stop
 
 
-def _record_batch(columns: EventColumns) -> pa.RecordBatch:
-    """All events in one record batch, texts not yet dictionary-encoded."""
-    arrays: list[pa.Array] = [
-        pa.array(columns.source_partitions, pa.int32()),
-        pa.array(columns.source_offsets, pa.int64()),
-        pa.array(columns.received_ms, pa.int64()),
-        pa.array(columns.times_ns),
-        pa.array(columns.id_high),
-        pa.array(columns.id_low),
-        pa.array(columns.fingerprints),
-        pa.array(columns.types, pa.string()),
-        pa.array(columns.customers, pa.string()),
-        pa.array(columns.originals, pa.binary()),
-    ]
-    fields = [
-        pa.field(field.name, array.type, nullable=False)
-        for field, array in zip(FIXED, arrays, strict=True)
-    ]
+def _fields(columns: EventColumns) -> Iterator[tuple[pa.Field, pa.Array]]:
+    """All columns with what they are called in a pack; texts as strings."""
+    fixed = (
+        columns.source_partitions,
+        columns.source_offsets,
+        columns.received_ms,
+        columns.times_ns,
+        columns.id_high,
+        columns.id_low,
+        columns.fingerprints,
+        columns.types,
+        columns.customers,
+        columns.originals,
+    )
+    for field, array in zip(FIXED, fixed, strict=True):
+        yield field, pa.array(array)
     for path, values in columns.values.items():
         array, metadata = _value_array(values)
-        arrays.append(array)
-        fields.append(pa.field(value_column(path), array.type, metadata=metadata))
+        yield pa.field(value_column(path), array.type, metadata=metadata), array
     for path, texts in columns.dimensions.items():
-        arrays.append(pa.array(texts, pa.string()))
-        fields.append(pa.field(dimension_column(path), pa.string()))
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        yield pa.field(dimension_column(path), TEXT_CODES), texts
 
 
-def _value_array(values: list[int | Decimal | None]) -> tuple[pa.Array, dict[bytes, bytes]]:
+class _Column:
+    """One column in the order of its packs; texts with dictionaries of what occurs in each pack."""
+
+    def __init__(
+        self,
+        field: pa.Field,
+        array: pa.Array,
+        order: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+    ) -> None:
+        self.field = field
+        self._bounds: NDArray[np.int64] | None = None
+        if not pa.types.is_dictionary(field.type):
+            self._array = array.take(pa.array(order))
+            return
+        encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy()[order]
+        own, occurring, self._bounds = renumber(codes, len(encoded.dictionary), bounds)
+        self._array = pa.array(own, mask=own < 0 if array.null_count else None)
+        self._texts = encoded.dictionary.take(pa.array(occurring))
+
+    def part(self, number: int, begin: int, end: int) -> pa.Array:
+        """The rows of a pack."""
+        part = self._array.slice(begin, end - begin)
+        if self._bounds is None:
+            return part
+        first, last = self._bounds[number], self._bounds[number + 1]
+        texts = self._texts.slice(first, last - first)
+        return pa.DictionaryArray.from_arrays(part, texts, safe=False)
+
+
+def _value_array(values: Values) -> tuple[pa.Array, dict[bytes, bytes]]:
     """Scaled 64-bit integers if all values fit, else plain decimal strings."""
+    if isinstance(values, pa.Array):
+        return values, {SCALE: b"0"}
     # Looked at first, because pyarrow would cut off a decimal's places without a word.
     if Decimal not in set(map(type, values)):
         with contextlib.suppress(pa.ArrowInvalid, OverflowError):
@@ -103,21 +181,6 @@ def _value_array(values: list[int | Decimal | None]) -> tuple[pa.Array, dict[byt
         return pa.array(units, pa.int64()), {SCALE: b"%d" % PLACES}
     except (pa.ArrowInvalid, OverflowError):
         return pa.array([None if unit is None else plain(unit) for unit in units], pa.string()), {}
-
-
-def _with_own_dictionaries(batch: pa.RecordBatch, begin: int, end: int) -> pa.RecordBatch:
-    """The rows from `begin` to `end`, with dictionaries of only what occurs in them."""
-    part = batch.slice(begin, end - begin)
-    arrays = []
-    fields = []
-    for array, field in zip(part.columns, part.schema, strict=True):
-        is_value = field.name.startswith("value:")
-        encoded = (
-            array.dictionary_encode() if pa.types.is_string(array.type) and not is_value else array
-        )
-        arrays.append(encoded)
-        fields.append(pa.field(field.name, encoded.type, field.nullable, field.metadata))
-    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 class Pack:
@@ -137,32 +200,35 @@ class Pack:
 
     def codes(self, column: str) -> tuple[NDArray[np.int32], list[str]]:
         """A text column as codes, shape (n,), and what they stand for; null is the code of ''."""
-        array = self.batch.column(column)
-        texts: list[str] = array.dictionary.to_pylist()
-        indices = array.indices
-        if indices.null_count:
-            if "" not in texts:
-                texts.append("")
-            indices = indices.fill_null(texts.index(""))
-        return indices.to_numpy(zero_copy_only=True), texts
+        return text_codes(self.batch.column(column))
 
     def quantities(self, path: str) -> Quantities:
-        """The values at `path`."""
+        """The values at `path`; any where the event's type has no meter that reads it."""
         name = value_column(path)
         array = self.batch.column(name)
-        metadata = self.batch.schema.field(name).metadata or {}
         if pa.types.is_string(array.type):
             units = [0 if text is None else from_plain(text) for text in array.to_pylist()]
             return Quantities(None, 1, units)
-        scale = int(metadata[SCALE])
-        return Quantities(
-            array.fill_null(0).to_numpy(zero_copy_only=True), NANOS // 10**scale, None
-        )
+        scale = int(self.batch.schema.field(name).metadata[SCALE])
+        # From the buffer as it is, because filling its nulls costs more than counting its values.
+        integers = np.frombuffer(array.buffers()[1], np.int64, len(array), 8 * array.offset)
+        return Quantities(integers, NANOS // 10**scale, None)
 
     @cached_property
     def originals(self) -> pa.Array:
         """The events in structured mode."""
         return self.batch.column("original")
+
+
+def text_codes(array: pa.DictionaryArray) -> tuple[NDArray[np.int32], list[str]]:
+    """Dictionary-encoded text as codes, shape (n,), and their texts; null is the code of ''."""
+    texts: list[str] = array.dictionary.to_pylist()
+    indices = array.indices
+    if indices.null_count:
+        if "" not in texts:
+            texts.append("")
+        indices = indices.fill_null(texts.index(""))
+    return indices.to_numpy(zero_copy_only=True), texts
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol, overload
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -35,6 +38,78 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     partition: int | None = None
     headers: Headers = ()
     anchor: bool = False
+
+
+class Records(Sequence[Record]):
+    """Records in the order in which they were read, also as columns of their fields.
+
+    A loop's own kind of these makes a record only when it is asked for one: whoever can do with
+    columns needs none.
+    """
+
+    def __init__(self, records: Sequence[Any]) -> None:
+        self._records = records
+
+    @classmethod
+    def joined(cls, parts: Sequence[Records]) -> Records:
+        """The records of `parts`, which are of one kind, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = type(parts[0])([record for part in parts for record in part._records])
+        # What every reader has looked at already is not made again.
+        whole.__dict__["partitions"] = np.concatenate([part.partitions for part in parts])
+        whole.__dict__["offsets"] = np.concatenate([part.offsets for part in parts])
+        return whole
+
+    def picked(self, places: Sequence[int]) -> Records:
+        """The records at `places`."""
+        return type(self)([self._records[place] for place in places])
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | Sequence[Record]:
+        found: Record | Sequence[Record] = self._records[index]
+        return found
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def value_bytes(self) -> int:
+        """The bytes of all values."""
+        return sum(len(record.value or b"") for record in self)
+
+    @cached_property
+    def partitions(self) -> NDArray[np.int32]:
+        """The partition of each, shape (n,)."""
+        return np.array([record.partition for record in self], dtype=np.int32)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """The offset of each, shape (n,)."""
+        return np.array([record.offset for record in self], dtype=np.int64)
+
+    @property
+    def timestamps_ms(self) -> list[int]:
+        """The timestamp of each, in milliseconds since 1970."""
+        return [record.timestamp_ms for record in self]
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """The value of each."""
+        return [record.value for record in self]
+
+    @property
+    def headers(self) -> list[Headers]:
+        """The headers of each."""
+        return [record.headers for record in self]
 
 
 #: (topic, partition) → the next offset to read.

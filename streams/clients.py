@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.errors import Stop
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 
 #: A topic and a partition of it.
 Place = tuple[str, int]
@@ -49,7 +49,7 @@ class GroupConsumer(Protocol):
     ) -> None:
         """Join. `on_assign` must call `assign` or `unassign`, `on_revoke` must call `unassign`."""
 
-    def read(self, count: int, wait_seconds: float) -> Sequence[Record]:
+    def read(self, count: int, wait_seconds: float) -> Records:
         """At most `count` records, in order per place; waits for the first, and serves the group.
 
         Raises:

@@ -12,13 +12,14 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
+    Message,
     Producer,
     TopicPartition,
 )
 
 from pipeline.record import Outgoing, Record
 from streams.clients import Committed, Place, Rebalanced
-from streams.read import read_to_end, record_of
+from streams.read import Messages, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
 
@@ -119,7 +120,7 @@ class ConfluentConsumer:
             on_lost=self._revoked,
         )
 
-    def read(self, count: int, wait_seconds: float) -> list[Record]:
+    def read(self, count: int, wait_seconds: float) -> Messages:
         """At most `count` records."""
         messages = self._consumer.consume(count, wait_seconds)
         if self._raised is not None:
@@ -129,11 +130,10 @@ class ConfluentConsumer:
             finally:
                 # An error whose frames hold it is a cycle that keeps clients and their threads.
                 del raised
-        for message in messages:
-            error = message.error()
+        for error in map(Message.error, messages):
             if error is not None:
                 raise KafkaException(error)
-        return [record_of(message) for message in messages]
+        return Messages(messages)
 
     def committed(self, places: Sequence[Place]) -> dict[Place, Committed]:
         """What the group has committed, once it is decided."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from sys import intern
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -15,9 +17,10 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from numpy.typing import NDArray
 
 from pipeline.errors import Retry
-from pipeline.record import Headers, Record
+from pipeline.record import Headers, Record, Records
 from schemas.usage_event import STRUCTURED
 
 _ANSWER_SECONDS = 30.0
@@ -39,6 +42,53 @@ def record_of(message: Message) -> Record:
         message.value(),
         _USUAL_HEADERS if headers == _USUAL_HEADERS else headers,  # type: ignore[arg-type]
     )
+
+
+class Messages(Records):
+    """Messages of the client library, which become records one by one, if at all."""
+
+    _records: Sequence[Message]
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [record_of(message) for message in self._records[index]]
+        return record_of(self._records[index])
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(record_of, self._records)
+
+    @property
+    def value_bytes(self) -> int:
+        """The bytes of all values."""
+        return sum(map(len, self._records))
+
+    @cached_property
+    def partitions(self) -> NDArray[np.int32]:
+        """The partition of each, shape (n,)."""
+        return np.fromiter(map(Message.partition, self._records), np.int32, len(self))
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """The offset of each, shape (n,)."""
+        return np.fromiter(map(Message.offset, self._records), np.int64, len(self))
+
+    @property
+    def timestamps_ms(self) -> list[int]:
+        """The timestamp of each, in milliseconds since 1970."""
+        return [message.timestamp()[1] for message in self._records]
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """The value of each."""
+        return list(map(Message.value, self._records))
+
+    @property
+    def headers(self) -> list[Headers]:
+        """The headers of each."""
+        return [
+            tuple(sent) if sent else ()  # type: ignore[arg-type]
+            for sent in map(Message.headers, self._records)
+        ]
 
 
 def read_to_end(

@@ -7,14 +7,15 @@ first waits until every earlier transaction is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
+import numpy as np
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Records
 from streams.clients import Clients, Committed, Place, unreadable_note
 from streams.stage import Stage
 
@@ -38,7 +39,9 @@ class Session:
         #: The offset up to which each state in memory has counted, which is always committed.
         self._counted: dict[int, int | None] = {}
         self._anchors: dict[int, int] = {}
-        self.batch: list[Record] = []
+        #: What was read since the last transaction, read by read, and the positions behind it.
+        self._reads: list[Records] = []
+        self._reached: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -64,9 +67,25 @@ class Session:
             self._writer.commit()
         self._consumer.subscribe([self._stage.input_topic], self._assigned, self._revoked)
 
+    @property
+    def count(self) -> int:
+        """How many records wait for a step."""
+        return sum(map(len, self._reads))
+
+    @property
+    def batch(self) -> Records:
+        """The records that wait for a step, of which there is one."""
+        return Records.joined(self._reads)
+
     def read(self, count: int, wait_seconds: float) -> int:
         """Add up to `count` records to the batch; the bytes that were added."""
-        return sum(map(self._keep, self._consumer.read(count, wait_seconds)))
+        records = self._consumer.read(count, wait_seconds)
+        if records:
+            records = self._ours(records)
+        if not records:
+            return 0
+        self._reads.append(records)
+        return records.value_bytes
 
     def transact(self, outgoing: Sequence[Outgoing]) -> None:
         """Make a step's outputs and the positions after its batch visible together."""
@@ -80,21 +99,20 @@ class Session:
             if record.anchor
         }
         # 3. The positions, under the group generation that owns the partitions.
-        reached = {record.partition: record.offset + 1 for record in self.batch}
         self._writer.send_offsets(
             {
                 (self._stage.input_topic, partition): Committed(
                     offset, str(self._anchors.get(partition, ""))
                 )
-                for partition, offset in reached.items()
+                for partition, offset in self._reached.items()
             },
             self._consumer.membership(),
         )
         # 4. Commit: the one moment at which all of it happens.
         self._writer.commit()
         # 5. Only now is the batch done.
-        self._counted |= reached
-        self.batch.clear()
+        self._counted |= self._reached
+        self._drop_batch()
 
     def _partition_count(self) -> int:
         """How many partitions the input has, as has the state."""
@@ -113,14 +131,39 @@ class Session:
             )
         return counts[0]
 
-    def _keep(self, record: Record) -> int:
-        """Add a record to the batch, unless its partition was taken from us meanwhile."""
-        position = self._positions.get(record.partition)
-        if position is None or record.offset < position:
-            return 0
-        self._positions[record.partition] = record.offset + 1
-        self.batch.append(record)
-        return len(record.value or b"")
+    def _drop_batch(self) -> None:
+        self._reads.clear()
+        self._reached.clear()
+
+    def _ours(self, records: Records) -> Records:
+        """Those that go on from our positions; partitions may have been taken from us meanwhile."""
+        partitions, offsets = records.partitions, records.offsets
+        order = np.argsort(partitions, kind="stable")
+        rises = np.diff(offsets[order]) > 0
+        begins = np.flatnonzero(np.diff(partitions[order], prepend=-1))
+        rises[begins[1:] - 1] = True
+        first = zip(
+            partitions[order[begins]].tolist(), offsets[order[begins]].tolist(), strict=True
+        )
+        if not rises.all() or not all(self._goes_on(*place) for place in first):
+            records = records.picked(list(self._going_on(records)))
+            partitions, offsets = records.partitions, records.offsets
+        last = zip(partitions.tolist(), offsets.tolist(), strict=True)
+        behind = {partition: offset + 1 for partition, offset in dict(last).items()}
+        self._positions |= behind
+        self._reached |= behind
+        return records
+
+    def _going_on(self, records: Records) -> Iterator[int]:
+        """The places of those that go on, one by one."""
+        positions = dict(self._positions)
+        for place, record in enumerate(records):
+            if positions.get(record.partition, record.offset + 1) <= record.offset:
+                positions[record.partition] = record.offset + 1
+                yield place
+
+    def _goes_on(self, partition: int, offset: int) -> bool:
+        return self._positions.get(partition, offset + 1) <= offset
 
     def _assigned(self, places: Sequence[Place]) -> None:
         self._forget(self._counted.keys() - {partition for _, partition in places})
@@ -166,7 +209,7 @@ class Session:
     def _revoked(self, _: Sequence[Place]) -> None:
         """Everything is taken away, if only to be assigned anew; states may still be of use."""
         self._positions.clear()
-        self.batch.clear()
+        self._drop_batch()
         self._consumer.unassign()
 
     def _forget(self, partitions: Iterable[int]) -> None:

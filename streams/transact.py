@@ -76,7 +76,7 @@ class Transactor:
         session.open()
         while not self._stop.is_set():
             self._gather(session)
-            if session.batch:
+            if session.count:
                 session.transact(self._stage.step(session.batch))
 
     def _gather(self, session: Session) -> None:
@@ -90,9 +90,9 @@ class Transactor:
             if wait <= 0:
                 return
             # Without a record at hand this returns with the first few that come.
-            at_once = 1 if deadline is None else self._batch_max - len(session.batch)
+            at_once = 1 if deadline is None else self._batch_max - session.count
             size += session.read(at_once, wait)
-            if session.batch and deadline is None:
+            if session.count and deadline is None:
                 deadline = clock.monotonic() + self._linger_seconds
-            if len(session.batch) >= self._batch_max or size >= self._batch_bytes_max:
+            if session.count >= self._batch_max or size >= self._batch_bytes_max:
                 return

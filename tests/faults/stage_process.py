@@ -214,8 +214,8 @@ def _commit_offsets_first(_: Life) -> None:
     def commit_first(self: Any, outgoing: Any) -> None:
         self._consumer.commit(
             {
-                (self._stage.input_topic, partition): Committed(self._positions[partition])
-                for partition in {record.partition for record in self.batch}
+                (self._stage.input_topic, partition): Committed(offset)
+                for partition, offset in self._reached.items()
             }
         )
         transact(self, outgoing)

@@ -60,7 +60,7 @@ def test_type_and_customer_are_not_joined() -> None:
 
 def test_another_time_is_another_fingerprint() -> None:
     times = np.arange(10_000, dtype=np.int64)
-    hashes = [content_hash("llm", "cus_1", b"1")] * len(times)
+    hashes = np.full(len(times), content_hash("llm", "cus_1", b"1"), dtype=np.uint64)
     # 10,000 values of 32 bits hold two equal ones with a probability of 1 %; these do not.
     assert len(set(fingerprints(hashes, times).tolist())) == len(times)
     again = fingerprints(hashes[:1], times[:1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,18 +40,19 @@ def columns(
     count = len(values)
     numbers = np.arange(count)
     return EventColumns(
-        source_partitions=[index % 3 for index in range(count)],
-        source_offsets=list(range(count)),
-        received_ms=[1_000 + index for index in range(count)],
+        rows=numbers,
+        source_partitions=(numbers % 3).astype(np.int32),
+        source_offsets=numbers,
+        received_ms=numbers + 1_000,
         times_ns=numbers * 10**9,
         id_high=numbers.astype(np.uint64) + np.uint64(2**63),
         id_low=numbers.astype(np.uint64),
         fingerprints=numbers.astype(np.uint32),
-        types=[f"type_{index % 2}" for index in range(count)],
-        customers=[f"cus_{index % 5}" for index in range(count)],
-        originals=originals or [b"{%d}" % index for index in range(count)],
+        types=pa.array([f"type_{index % 2}" for index in range(count)], pa.string()),
+        customers=pa.array([f"cus_{index % 5}" for index in range(count)], pa.string()),
+        originals=pa.array(originals or [b"{%d}" % index for index in range(count)], pa.binary()),
         values={"$.n": values},
-        dimensions={"$.d": texts or [None] * count},
+        dimensions={"$.d": pa.array(texts or [None] * count, pa.string())},
     )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException
 
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from streams.clients import Committed, Place, Rebalanced
 from streams.stage import group_of, member_of
 from tests.simulation.broker import Broker, Transaction, refusal
@@ -216,7 +216,7 @@ class SimulatedConsumer:
         self._topics = topics
         self._on_assign, self._on_revoke = on_assign, on_revoke
 
-    def read(self, count: int, wait_seconds: float) -> list[Record]:
+    def read(self, count: int, wait_seconds: float) -> Records:
         """At most `count` records."""
         end = self._world.now + wait_seconds
         while True:
@@ -225,9 +225,9 @@ class SimulatedConsumer:
                 self._seen = self._broker.changes
                 if records := self._fetch(count):
                     self._seen = -1
-                    return records
+                    return Records(records)
             if self._world.now >= end:
-                return []
+                return Records([])
             self._world.sleep(max(min(_IDLE_SECONDS, end - self._world.now), 0.001))
 
     def committed(self, places: Sequence[Place]) -> dict[Place, Committed]:

@@ -28,10 +28,10 @@ def _apart(session: Any, outgoing: Sequence[Outgoing]) -> None:
 
 def _reached(session: Any) -> dict[Place, Committed]:
     return {
-        (record.topic, record.partition): Committed(
-            record.offset + 1, str(session._anchors.get(record.partition, ""))
+        (session._stage.input_topic, partition): Committed(
+            offset, str(session._anchors.get(partition, ""))
         )
-        for record in session.batch
+        for partition, offset in session._reached.items()
     }
 
 
@@ -62,7 +62,7 @@ def _positions_afterwards(_: Any) -> Any:
         reached = _reached(self)
         self._consumer.commit(reached)
         self._counted |= {partition: at.offset for (_, partition), at in reached.items()}
-        self.batch.clear()
+        self._drop_batch()
 
     return planted
 
@@ -79,14 +79,14 @@ def _once_more(transact: Any) -> Any:
     """A commit without an answer is taken for a failure, and done again."""
 
     def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
-        batch = list(self.batch)
+        reached = dict(self._reached)
         try:
             transact(self, outgoing)
         except Exception:
             self._writer.abort()
             self._writer = self._clients.transactional_writer(self._stage.name, "again")
             self._writer.fence()
-            self.batch[:] = batch
+            self._reached |= reached
             transact(self, outgoing)
 
     return planted
@@ -218,7 +218,9 @@ SHELL = (
     ),
     Bug(
         "a restore forgets which thresholds have fired",
-        replaced(TallyStage, "restore", _restored_without(lambda shard: shard.fired.clear())),
+        replaced(
+            TallyStage, "restore", _restored_without(lambda shard: shard.totals["fired"].fill(0))
+        ),
     ),
     Bug(
         "readers see what is not decided",

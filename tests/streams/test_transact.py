@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import Stop
-from pipeline.record import Record
+from pipeline.record import Record, Records
 from streams import confluent, session
 from streams.confluent import ConfluentClients
 from streams.session import Session
@@ -225,7 +225,8 @@ def test_who_is_no_member_of_the_group_commits_nothing(kafka: str) -> None:
     numbers.send(1)
     with Session(stage, ConfluentClients({"bootstrap.servers": kafka}), "a") as stranger:
         stranger._writer.fence()
-        stranger.batch.append(Record(stage.input_topic, 0, 0, 0, None, b"1"))
+        stranger._reads.append(Records([Record(stage.input_topic, 0, 0, 0, None, b"1")]))
+        stranger._reached[0] = 1
         with pytest.raises(KafkaException, match="UNKNOWN_MEMBER_ID"):
             stranger.transact(stage.step(stranger.batch))
     assert numbers.written() == [[]]

@@ -1,0 +1,223 @@
+"""Usual events become columns straight from their bytes: one pass, no Python object an event.
+
+A usual event is JSON in plain ASCII without escapes, with each attribute once, its time in UTC, and
+as data one flat object of texts and numbers, with whole numbers wherever a meter reads a quantity.
+That is a part of what `pipeline.decode` reads, which alone says what an event is: all that is
+unusual goes there, event by event. Both read the same into what is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.decode import NAME_CHARACTERS_MAX
+from pipeline.gather import gather, gather_pairs
+from pipeline.measure import Reading
+from pipeline.scan_event import (
+    ABSENT,
+    ATTRIBUTES,
+    BASE64,
+    CONTENT_TYPE,
+    DATA,
+    DECIMAL,
+    ID,
+    INTEGER,
+    OBJECT,
+    SENTINEL,
+    SOURCE,
+    SUBJECT,
+    TEXT,
+    TIME,
+    TYPE,
+    VERSION,
+    WORD_BYTES,
+    read_times,
+    scan_events,
+)
+from schemas.meter import path_steps
+
+_NAMES = (ID, SOURCE, TYPE, SUBJECT)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """The n usual events among those that were scanned.
+
+    `rows` are their places there, `times_ns` in nanoseconds since 1970, `types` an array of strings
+    with a dictionary. `begins` and `ends`, shape (parts, n), are where in `text` attributes, data
+    and what meters read of it lie, in the order of `scan_event.ATTRIBUTES` and then of `members`;
+    `integers` are the whole numbers among these. `bounds` cut `text` into all that was scanned.
+    """
+
+    text: bytes
+    rows: NDArray[np.int64]
+    bounds: NDArray[np.int64]
+    times_ns: NDArray[np.int64]
+    types: pa.Array
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    integers: NDArray[np.int64]
+    members: Mapping[str, int]
+
+    def strings(self, number: int) -> pa.Array:
+        """An attribute as strings."""
+        return gather(self.text, self.begins[number], self.ends[number], pa.string())
+
+    def bytes_of(self, number: int) -> list[bytes]:
+        """An attribute, or the data, as it was sent; empty where it is absent."""
+        column = gather(self.text, self.begins[number], self.ends[number], pa.binary())
+        found: list[bytes] = column.to_pylist()
+        return found
+
+    def pairs(self, first: int, second: int) -> list[bytes]:
+        """Two attributes each, after the length of the first one and a colon."""
+        return gather_pairs(
+            self.text, self.begins[first], self.ends[first], self.begins[second], self.ends[second]
+        )
+
+    def originals(self) -> pa.Array:
+        """The events as they were sent."""
+        return gather(self.text, self.bounds[self.rows], self.bounds[self.rows + 1], pa.binary())
+
+    def texts(self, path: str) -> pa.Array:
+        """What stands at a path of a dimension; empty where nothing does."""
+        member = self.members.get(path)
+        return pa.nulls(len(self.rows), pa.string()) if member is None else self.strings(member)
+
+    def quantities(self, path: str) -> NDArray[np.int64]:
+        """The whole numbers at a path, zero where there is none."""
+        member = self.members.get(path)
+        return np.zeros_like(self.rows) if member is None else self.integers[member]
+
+
+class Scanner:
+    """Looks for what meters read, by event type."""
+
+    def __init__(self, readings: Mapping[str, Reading]) -> None:
+        self._readings = readings
+        self._simple = {name for name, reading in readings.items() if _is_simple(reading)}
+        paths = chain(*(readings[name].values + readings[name].dimensions for name in self._simple))
+        self._members = {path: len(ATTRIBUTES) + n for n, path in enumerate(dict.fromkeys(paths))}
+        names = [*ATTRIBUTES, *map(_member, self._members)]
+        self._count = len(names)
+        self._names = np.frombuffer(b"".join([*names, SENTINEL]), dtype=np.uint8)
+        self._name_bounds = np.cumsum([0, *map(len, names)])
+        self._name_words = np.array([_word(name) for name in names], dtype=np.uint64)
+        self.scan([])  # machine code is made now, and not within the first transaction
+
+    def scan(self, values: Sequence[bytes]) -> Scanned:
+        """What is usual among `values`, of less than 2 GiB together."""
+        text = b"".join([*values, SENTINEL])
+        bounds = np.zeros(len(values) + 1, dtype=np.int64)
+        np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=bounds[1:])
+        shape = (self._count, len(values))
+        usual = np.zeros(len(values), dtype=np.bool_)
+        kinds = np.zeros(shape, dtype=np.uint8)
+        begins, ends, integers = (np.zeros(shape, dtype=np.int64) for _ in range(3))
+        octets = np.frombuffer(text, dtype=np.uint8)
+        scan_events(
+            octets,
+            np.ndarray((len(text) - WORD_BYTES + 1,), np.dtype("<u8"), text, 0, (1,)),
+            bounds,
+            self._names,
+            self._name_bounds,
+            self._name_words,
+            usual,
+            kinds,
+            begins,
+            ends,
+            integers,
+        )
+        times_ns = np.empty(len(values), dtype=np.int64)
+        read_times(octets, begins[TIME], ends[TIME], times_ns)
+        usual &= times_ns >= 0
+        usual &= _are_attributes_usual(octets, kinds, begins, ends)
+        types = gather(text, begins[TYPE], ends[TYPE], pa.string()).dictionary_encode()
+        usual &= self._have_what_is_read(types, kinds)
+        if usual.all():
+            rows = np.arange(len(values))
+        else:
+            rows = np.flatnonzero(usual)
+            times_ns, types = times_ns[rows], types.take(pa.array(rows))
+            begins, ends, integers = begins[:, rows], ends[:, rows], integers[:, rows]
+        return Scanned(text, rows, bounds, times_ns, types, begins, ends, integers, self._members)
+
+    def _have_what_is_read(self, types: pa.Array, kinds: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which events have what the meters of their type read, in a form that is read here."""
+        codes = types.indices.to_numpy()
+        usual = np.ones(len(codes), dtype=np.bool_)
+        for code, name in enumerate(types.dictionary.to_pylist()):
+            reading = self._readings.get(name)
+            if reading is None:
+                continue
+            of_type = codes == code
+            if name not in self._simple:
+                usual &= ~of_type
+                continue
+            for path in reading.values:
+                usual &= ~of_type | (kinds[self._members[path]] == INTEGER)
+            for path in reading.dimensions:
+                usual &= ~of_type | (kinds[self._members[path]] != DECIMAL)
+        return usual
+
+
+def _are_attributes_usual(
+    octets: NDArray[np.uint8],
+    kinds: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Which events have all attributes that they must have, and none that is not read here."""
+    usual: NDArray[np.bool_] = (kinds[BASE64] == ABSENT) & (kinds[TIME] == TEXT)
+    usual &= (kinds[DATA] == ABSENT) | (kinds[DATA] == OBJECT)
+    usual &= _is(b"1.0", VERSION, octets, begins, ends)
+    if kinds[CONTENT_TYPE].any():
+        is_json = _is(b"application/json", CONTENT_TYPE, octets, begins, ends)
+        usual &= (kinds[CONTENT_TYPE] == ABSENT) | is_json
+    for name in _NAMES:
+        length = ends[name] - begins[name]
+        usual &= (length > 0) & (length <= NAME_CHARACTERS_MAX)
+    return usual
+
+
+def _is(
+    text: bytes,
+    number: int,
+    octets: NDArray[np.uint8],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Which events have `text` as an attribute."""
+    same: NDArray[np.bool_] = ends[number] - begins[number] == len(text)
+    at = np.where(same, begins[number], 0)
+    for place, octet in enumerate(text):
+        same &= octets[at + place] == octet
+    return same
+
+
+def _is_simple(reading: Reading) -> bool:
+    """Whether it reads only members of the data itself, whose names stand in JSON as they are."""
+    return all(
+        len(steps := path_steps(path)) == 1
+        and isinstance(name := steps[0], str)
+        and name.isascii()
+        and name.isprintable()
+        and not set('"\\') & set(name)
+        for path in reading.values + reading.dimensions
+    )
+
+
+def _member(path: str) -> bytes:
+    (name,) = path_steps(path)
+    return str(name).encode()
+
+
+def _word(name: bytes) -> int:
+    """The first eight bytes, little-endian, with zeros behind a shorter name."""
+    return int.from_bytes(name[:WORD_BYTES].ljust(WORD_BYTES, b"\0"), "little")

@@ -1,0 +1,227 @@
+"""What is scanned is read exactly as event by event, and what is usual is scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import intake as taking
+from pipeline.intake import Intake
+from pipeline.measure import readings
+from pipeline.record import Outgoing, Record
+from pipeline.scan import Scanned, Scanner
+from schemas import topics
+from schemas.definitions import Definitions
+from schemas.frame import unseal
+from tests.pipeline.usage_log import NOVEMBER_20_MS, core
+
+DEFINITIONS = Definitions.model_validate(
+    {
+        "meters": [
+            {
+                "slug": "tokens",
+                "event_type": "llm",
+                "aggregation": "sum",
+                "value": "$.n",
+                "group_by": {"model": "$.model", "long": "$['a name of many letters']"},
+            },
+            {"slug": "calls", "event_type": "call", "aggregation": "count"},
+            {"slug": "peak", "event_type": "disk", "aggregation": "max", "value": "$.bytes"},
+            {"slug": "deep", "event_type": "deep", "aggregation": "sum", "value": "$.usage.n"},
+        ],
+        "plans": [{"slug": "free"}],
+        "default_plan": "free",
+    }
+)
+
+USUAL = (
+    b'{"specversion":"1.0","id":"7","source":"/gateway/eu-1","type":"llm","subject":"cus_1",'
+    b'"time":"2026-11-20T09:30:00.125Z","data":{"n":12,"model":"small"}}'
+)
+
+SPACES = ["", "", "", " ", "\n", "\t ", "\r\n"]
+NAMES = ["7", "8", "cus_1", "a b", "", "é", "x" * 20, '\\"', "\\u0041", "\x7f", "\x1f", "日本"]
+TIMES = [
+    "2026-11-20T09:30:00Z",
+    "2026-11-20T09:30:00.1Z",
+    "2026-11-20T09:30:00.123456789Z",
+    "2026-11-20T09:30:00.1234567891Z",
+    "2026-11-20T09:30:00.Z",
+    "2026-11-20T09:30:00z",
+    "2026-11-20t09:30:00Z",
+    "2026-11-20 09:30:00Z",
+    "2026-11-20T09:30:00+01:00",
+    "2026-11-20T24:00:00Z",
+    "2026-11-20T09:60:00Z",
+    "2026-11-20T09:30:60Z",
+    "2024-02-29T00:00:00Z",
+    "2026-02-29T00:00:00Z",
+    "2100-02-29T00:00:00Z",
+    "2026-13-01T00:00:00Z",
+    "2026-00-01T00:00:00Z",
+    "2026-01-00T00:00:00Z",
+    "1969-12-31T23:59:59Z",
+    "1970-01-01T00:00:00Z",
+    "2261-12-31T23:59:59.999999999Z",
+    "2262-04-10T00:00:00Z",
+    "2262-04-11T00:00:00Z",
+    "2026-11-20T09:3a:00Z",
+    "2026/11/20T09:30:00Z",
+    "",
+]
+SCALARS = [
+    '"small"', '""', '"a\\nb"', '"é"', "0", "-0", "7", "-7", "007", "12345", "999999999999999999",
+    "1000000000000000000", "-999999999999999999", "1.5", "0.10", "1.", ".5", "1e3", "1E400", "+1",
+    "true", "null", "[1]", '{"n":1}', '"12.5"', "1.0000000000000000001", "--1", "-", "1 2", "",
+]  # fmt: skip
+MEMBERS = ["n", "n", "model", "model", "bytes", "usage", "a name of many letters",
+           "a name of many letterz", "N", "", "é"]  # fmt: skip
+
+spaces = st.sampled_from(SPACES)
+members = st.lists(st.tuples(st.sampled_from(MEMBERS), st.sampled_from(SCALARS)), max_size=5)
+
+
+def quoted(texts: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return texts.map(lambda text: f'"{text}"')
+
+
+@st.composite
+def data_texts(draw: st.DrawFn) -> str:
+    """Mostly objects, some of them no JSON."""
+    written = (f'"{name}"{draw(spaces)}:{draw(spaces)}{text}' for name, text in draw(members))
+    return f"{{{draw(spaces)}{','.join(written)}{draw(spaces)}}}"
+
+
+@st.composite
+def values(draw: st.DrawFn) -> bytes:
+    """Events of every form between the usual one and no event at all."""
+    types = ["llm", "llm", "call", "disk", "deep", "unknown"]
+    attributes = [
+        ("specversion", draw(st.sampled_from(['"1.0"'] * 9 + ['"1.1"', '"1.00"', "1.0"]))),
+        ("id", draw(quoted(st.sampled_from(NAMES)))),
+        ("source", draw(quoted(st.sampled_from(NAMES)))),
+        ("type", draw(quoted(st.sampled_from(types)))),
+        ("subject", draw(quoted(st.sampled_from(NAMES)))),
+        ("time", draw(quoted(st.sampled_from(TIMES)))),
+        ("data", draw(data_texts() | st.just('{"n":5,"model":"m"}'))),
+    ]
+    more = [
+        ("datacontenttype", draw(quoted(st.sampled_from(["application/json", "text/plain"])))),
+        ("data_base64", '"e30="'),
+        ("traceparent", '"00-1"'),
+        ("extension", draw(st.sampled_from(SCALARS))),
+        ("id", '"9"'),
+        ("data", '{"n":1}'),
+    ]
+    attributes += draw(st.lists(st.sampled_from(more), max_size=2)) if draw(st.booleans()) else []
+    if draw(st.booleans()):
+        attributes = draw(st.permutations(attributes))
+    if draw(st.integers(0, 9)) == 0:
+        attributes.pop(draw(st.integers(0, len(attributes) - 1)))
+    space = draw(spaces)
+    inner = f",{space}".join(f'"{name}"{space}:{space}{text}' for name, text in attributes)
+    return f"{space}{{{inner}{space}}}{draw(spaces)}".encode()
+
+
+def records(texts: Sequence[bytes | None]) -> list[Record]:
+    return [
+        Record(topics.EVENTS.name, number % 3, number, NOVEMBER_20_MS + number, b"k", text)
+        for number, text in enumerate(texts)
+    ]
+
+
+def seen(outgoing: Sequence[Outgoing]) -> list[object]:
+    """Rejections as they are, packs as what they hold."""
+    found: list[object] = []
+    for each in sorted(outgoing, key=lambda each: each.topic):
+        if each.topic == topics.REJECTED.name:
+            found.append((each.value, each.key, each.headers))
+        else:
+            frame = unseal(each.value or b"")
+            found.append((each.partition, frame.header, frame.parts[0].to_pydict()))
+    return found
+
+
+def one_by_one(arriving: Sequence[Record], shards: int = 3) -> list[Outgoing]:
+    """What becomes of them when nothing is scanned."""
+    intake = Intake(DEFINITIONS, shards)
+    scan = intake._scanner.scan
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake._scanner, "scan", lambda texts: scan([b""] * len(texts)))
+        return intake.step(arriving)
+
+
+@core(400)
+@given(st.lists(values(), min_size=1, max_size=6))
+def test_whatever_arrives_is_read_as_it_is_read_one_by_one(texts: list[bytes]) -> None:
+    arriving = records([USUAL, *texts, USUAL])
+    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+
+
+@core(300)
+@given(st.integers(0, len(USUAL) - 1), st.integers(0, 255), st.booleans())
+def test_any_byte_of_a_usual_event_may_be_another_or_missing(
+    place: int, octet: int, is_missing: bool
+) -> None:
+    broken = USUAL[:place] + (b"" if is_missing else bytes([octet])) + USUAL[place + 1 :]
+    arriving = records([USUAL, broken, USUAL])
+    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+
+
+@pytest.mark.parametrize("length", range(len(USUAL)))
+def test_an_event_that_was_cut_off_does_not_run_on_into_the_next(length: int) -> None:
+    arriving = records([USUAL[:length], USUAL[length:], USUAL])
+    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+
+
+def scanned(*texts: bytes) -> Scanned:
+    return Scanner(readings(DEFINITIONS)).scan(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        USUAL,
+        USUAL.replace(b":", b": ").replace(b"T09: 30: 00", b"T09:30:00").replace(b",", b", "),
+        USUAL.replace(b".125Z", b"Z"),
+        USUAL.replace(b'"data"', b'"datacontenttype":"application/json","data"'),
+        USUAL.replace(b'"data"', b'"traceparent":"00-0af7","data"'),
+        USUAL.replace(b"llm", b"unknown"),
+        USUAL.replace(b":12,", b":-12,"),
+        USUAL.replace(b'"model"', b'"share":0.25,"model"'),
+        USUAL.replace(b"llm", b"call").replace(b',"data":{"n":12,"model":"small"}', b""),
+        USUAL.replace(b"}}", b',"other":"text"}}\n'),
+    ],
+)
+def test_what_most_services_send_is_usual(text: bytes) -> None:
+    assert scanned(text).rows.tolist() == [0]
+
+
+def test_the_slow_way_is_only_for_what_is_not_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes | None] = []
+    decode = taking.decode_event
+    monkeypatch.setattr(
+        taking, "decode_event", lambda record: read.append(record.value) or decode(record)
+    )
+    odd = USUAL.replace(b"cus_1", "Zoë".encode())
+    Intake(DEFINITIONS).step(records([USUAL, odd, None, USUAL]))
+    assert read == [odd, None]
+
+
+def test_many_events_in_any_order_keep_their_places() -> None:
+    random = Random(7)
+    texts = []
+    for number in range(3_000):
+        text = USUAL.replace(b'"7"', b'"%d"' % number).replace(b"cus_1", b"cus_%d" % (number % 50))
+        if random.random() < 0.2:
+            text = text.replace(b"small", "groß".encode())
+        texts.append(text)
+    arriving = records(texts)
+    assert seen(Intake(DEFINITIONS, shards=5).step(arriving)) == seen(one_by_one(arriving, 5))
