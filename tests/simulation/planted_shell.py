@@ -218,9 +218,7 @@ SHELL = (
     ),
     Bug(
         "a restore forgets which thresholds have fired",
-        replaced(
-            TallyStage, "restore", _restored_without(lambda shard: shard.totals["fired"].fill(0))
-        ),
+        replaced(TallyStage, "restore", _restored_without(lambda shard: shard.fired.clear())),
     ),
     Bug(
         "readers see what is not decided",
