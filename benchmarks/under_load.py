@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -25,7 +25,9 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
+from benchmarks.background import Background
 from schemas import topics
+from schemas.definitions import Definitions
 from streams.producer import Producer
 from streams.read import reader
 from streams.stage import group_of
@@ -36,31 +38,16 @@ _WAIT_SECONDS_MAX = 240.0
 SILENCE_SECONDS = 1.0
 
 
-class Feed:
+class Feed(Background):
     """Sends events at `per_second` for random customers; a context manager."""
 
     def __init__(self, address: str, per_second: int, customers: int) -> None:
+        super().__init__("feed")
         self._producer = Producer(address, kafka={"log_level": "2"})
         self._per_tick = max(1, round(per_second * _TICK_SECONDS))
         self._customers = customers
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-        self._producer.close()
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         random = Random(0)
         while not self._end.wait(_TICK_SECONDS):
             now = datetime.now(UTC).isoformat()
@@ -74,32 +61,20 @@ class Feed:
                 )
                 self._producer.send_raw(event.encode(), key=name.encode())
 
+    def _close(self) -> None:
+        self._producer.close()
 
-class Watch:
+
+class Watch(Background):
     """When decisions of each shard became readable, on the monotonic clock; a context manager."""
 
     def __init__(self, kafka: Mapping[str, str], shards: int) -> None:
+        super().__init__("watch")
         self._consumer: Consumer = reader(kafka)
         self._consumer.assign(
             [TopicPartition(topics.DECISIONS.name, shard, OFFSET_END) for shard in range(shards)]
         )
         self._seen: list[list[float]] = [[] for _ in range(shards)]
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        self._thread.join()
-        self._consumer.close()
 
     def wait_for_all(self, since: float) -> None:
         """Wait until every shard has a decision later than `since`.
@@ -120,7 +95,7 @@ class Watch:
         self.wait_for_all(time.monotonic() + SILENCE_SECONDS)
         return max(end_of_longest_silence(seen, killed_at) for seen in self._seen) - killed_at
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while not self._end.is_set():
             for message in self._consumer.consume(1_000, _TICK_SECONDS / 5):
                 error = message.error()
@@ -129,11 +104,25 @@ class Watch:
                 elif error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
 
+    def _close(self) -> None:
+        self._consumer.close()
+
 
 def end_of_longest_silence(seen: list[float], since: float) -> float:
     """Of those that end later than `since`."""
     times = list(seen)
     return max((later - earlier, later) for earlier, later in pairwise(times) if later > since)[1]
+
+
+def settings_for(address: str, definitions: Definitions, directory: Path) -> dict[str, str]:
+    """Settings of processes on one broker; what they need of files is in `directory`."""
+    config = directory / "meterline.yaml"
+    config.write_text(json.dumps(definitions.model_dump(mode="json", exclude_none=True)))
+    return {
+        "METERLINE_BOOTSTRAP_SERVERS": address,
+        "METERLINE_CONFIG": str(config),
+        "METERLINE_STATE_DIRECTORY": str(directory / "states"),
+    }
 
 
 class Processes:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import Random
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from benchmarks.background import Background
 from pipeline.generate import Shares, customer_id, generate
 from pipeline.ingest_file import Line, read_ndjson
 from pipeline.open_frame import open_frame
@@ -78,37 +78,21 @@ def definitions() -> dict[str, Any]:
     }
 
 
-class Feed:
+class Feed(Background):
     """Sends events at `per_second` from a thread of its own, while it is not held."""
 
     def __init__(self, address: str, seed: int, per_second: float) -> None:
+        super().__init__("feed")
         self.lines: list[bytes] = []
         self._unsent = _without_end(seed)
         self._newest_ms = 0
         self._per_second = per_second
         self._address = address
         self._producer = self._connected()
-        self._end = threading.Event()
         self._flowing = threading.Event()
         self._resting = threading.Event()
         self._stale = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        self._flowing.set()
-        self._thread.join()
-        self._producer.close()
 
     def now_ms(self) -> int:
         """The arrival of the newest event: the time that it is for Stripe."""
@@ -138,7 +122,13 @@ class Feed:
     def _connected(self) -> Producer:
         return Producer(self._address, kafka={"log_level": "2"})
 
-    def _run(self) -> None:
+    def _wake(self) -> None:
+        self._flowing.set()
+
+    def _close(self) -> None:
+        self._producer.close()
+
+    def _work(self) -> None:
         try:
             while not self._end.is_set():
                 if not self._flowing.is_set():

@@ -1,0 +1,126 @@
+"""Charts as SVG: the same figures make the same bytes, and they can be read on light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+#: Grey of middle brightness: at least 4.5:1 on GitHub's white, 3.9:1 on its black (WCAG 2.1).
+_INK: Final = "#7d7d7d"
+_FIRST = "#d9730d"
+_OTHERS = "#5b8db8"
+_LINES = (_FIRST, "#3f87c6", "#3f9a62", "#a06cc0", "#b5891c", "#c9576a")
+_MARKERS = "osD^vP"
+
+_STYLE: Final[dict[Any, Any]] = {
+    # Without a fixed salt the identifiers in the file are new each time.
+    "svg.hashsalt": "meterline",
+    # Text stays text, in the reader's own font.
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _INK,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+
+
+def bars(path: Path, title: str, unit: str, rows: Mapping[str, float]) -> None:
+    """Write a chart of one horizontal bar a row, the first on top and in another colour."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 1.1 + 0.42 * max(len(rows), 1)), layout="constrained")
+        axes = figure.add_subplot()
+        drawn = axes.barh(
+            list(rows),
+            list(rows.values()),
+            color=[_FIRST, *[_OTHERS] * (len(rows) - 1)][: len(rows)],
+            height=0.62,
+        )
+        axes.bar_label(drawn, [short(value) for value in rows.values()], padding=4, color=_INK)
+        axes.invert_yaxis()
+        axes.margins(x=0.1)
+        axes.set_title(title)
+        axes.set_xlabel(unit)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.set_major_formatter(_short_tick)
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        _save(figure, path)
+
+
+def lines(
+    path: Path,
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    log_x: bool = False,
+    log_y: bool = False,
+) -> None:
+    """Write a chart of one line a series, each through its (x, y) points in the order of x."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
+        axes = figure.add_subplot()
+        for number, (name, points) in enumerate(series.items()):
+            x, y = zip(*sorted(points), strict=True) if points else ((), ())
+            axes.plot(
+                x,
+                y,
+                label=name,
+                color=_LINES[number % len(_LINES)],
+                marker=_MARKERS[number % len(_MARKERS)],
+                markersize=5,
+            )
+        _scale(axes, log_x=log_x, log_y=log_y)
+        axes.set_title(title)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid()
+        if len(series) > 1:
+            axes.legend()
+        _save(figure, path)
+
+
+def short(value: float) -> str:
+    """A figure of three digits: 1.53 M, 86 k, 12.4, 0.031."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        # What would be rounded to 1,000 of one unit is 1 of the next.
+        if abs(value) >= unit * 0.9995:
+            return f"{value / unit:.3g}{name}"
+    return f"{value:.3g}"
+
+
+def _scale(axes: Axes, *, log_x: bool, log_y: bool) -> None:
+    for axis, logarithmic, set_scale in (
+        (axes.xaxis, log_x, axes.set_xscale),
+        (axes.yaxis, log_y, axes.set_yscale),
+    ):
+        if logarithmic:
+            set_scale("log")
+        axis.set_major_formatter(_short_tick)
+    if not log_y:
+        axes.set_ylim(bottom=0)
+
+
+def _short_tick(value: float, _: float = 0) -> str:
+    return short(value)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})

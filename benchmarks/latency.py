@@ -1,0 +1,202 @@
+"""How soon an event is in a readable total, and a crossing in a readable alert, under load.
+
+    uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000]
+
+Starts a local Kafka, `meterline run intake` and `meterline run tally`. First it finds their
+capacity: how fast both together drain a backlog, on this machine beside their broker. Then events
+come at 25, 50 and 75 % of that (or at `--rates`), on a fixed schedule that does not wait for
+anybody. A `read_committed` consumer notes when totals and alerts of the probes among them become
+readable; both count from when the probe was due.
+
+Writes FOLDER/latency.json, latency.svg and latency.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import TopicPartition
+from rich.console import Console
+
+from benchmarks.backlog import decided, drain, held_back, send_all
+from benchmarks.histogram import Histogram
+from benchmarks.latency_load import Load, Observer, Sent, packed_ms, send
+from benchmarks.latency_report import chart, markdown, table
+from benchmarks.meters import DEFINITIONS
+from benchmarks.stages import machine
+from benchmarks.under_load import Processes, settings_for
+from benchmarks.usage import Usage
+from benchmarks.workload import Workload
+from schemas import topics
+from streams.local_kafka import FULL_SPEED, LocalKafka
+from streams.read import reader
+from streams.topics import create_topics
+
+SHARES = (0.25, 0.5, 0.75)
+
+_PROBES_PER_SECOND = 500
+_PATIENCE_SECONDS = 120.0
+_ANSWER_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What runs: a broker, and one process of each stage."""
+
+    kafka: Mapping[str, str]
+    usages: Mapping[str, Usage]
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time that each process has taken so far."""
+        return {name: usage.cpu_seconds() for name, usage in self.usages.items()}
+
+
+@contextmanager
+def deployment(backlog: int, say: Console) -> Iterator[tuple[Deployment, float]]:
+    """Run everything; with the capacity in events per second, found by draining `backlog`."""
+    with (
+        tempfile.TemporaryDirectory(prefix="meterline-latency-") as scratch,
+        LocalKafka(Path(scratch, "kafka"), jvm=FULL_SPEED) as broker,
+    ):
+        kafka = {"bootstrap.servers": broker.address}
+        create_topics(kafka, keep_for_ever=True)
+        directory = Path(scratch)
+        settings = settings_for(broker.address, DEFINITIONS, directory)
+        with Processes(settings, directory / "processes.log") as processes:
+            with held_back(kafka, topics.EVENTS):
+                say.print(f"Sending a backlog of {backlog:,} events…")
+                send_all(broker.address, Workload(backlog))
+                pids = {"broker": broker.pid or 0}
+                for stage in ("intake", "tally"):
+                    pids[stage] = processes.start(stage, f"a-{stage}")
+                    processes.wait_for_members(stage, 1)
+            usages = {name: Usage([pid]) for name, pid in pids.items()}
+            drained = drain(decided(kafka), backlog, usages)
+            yield Deployment(kafka, usages), drained.per_second
+
+
+def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor) -> dict[str, Any]:
+    """The figures of one load.
+
+    Raises:
+        TimeoutError: a probe's total or alert never came.
+        RuntimeError: an alert came twice.
+    """
+    begins = _ends(deployed.kafka, topics.METERED.name)
+    cpu_before = deployed.cpu_seconds()
+    sent: Sent = sender.submit(send, deployed.kafka["bootstrap.servers"], load).result()
+    cpu_after = deployed.cpu_seconds()
+    observer.wait_for(load.probes, _PATIENCE_SECONDS)
+    seen = observer.seen
+    if seen.repeated:
+        raise RuntimeError(f"{len(seen.repeated)} alerts came twice, {seen.repeated[0]} for one")
+    counted = load.counted
+    due_ms = {probe: sent.begin_ms + due_ns / 1e6 for probe, due_ns in counted.items()}
+    packed = packed_ms(deployed.kafka, begins)
+    readable_ms = {
+        probe: sent.begin_ms + (seen.totals_ns[probe] - sent.begin_ns) / 1e6 for probe in counted
+    }
+    hops: dict[str, dict[str, float]] = {
+        "event → pack written": {p: packed[p] - due_ms[p] for p in counted},
+        "→ total written": {p: seen.totals_written_ms[p] - packed[p] for p in counted},
+        "→ total readable": {p: readable_ms[p] - seen.totals_written_ms[p] for p in counted},
+    }
+    histograms = {
+        name: Histogram.of_ns(
+            at_ns[probe] - sent.begin_ns - due_ns for probe, due_ns in counted.items()
+        )
+        for name, at_ns in (("total", seen.totals_ns), ("alert", seen.alerts_ns))
+    }
+    seconds = load.warm_up_seconds + load.seconds
+    return {
+        "per_second": load.per_second,
+        "seconds": load.seconds,
+        "events": load.events,
+        "probes": len(counted),
+        "sender_lag_ms": sent.lag.summary_ms(),
+        "latency_ms": {name: one.summary_ms() for name, one in histograms.items()},
+        "curve_ms": {name: one.curve_ms() for name, one in histograms.items()},
+        "hops_ms": {
+            name: Histogram.of_ns(round(1e6 * ms) for ms in hop.values()).summary_ms()
+            for name, hop in hops.items()
+        },
+        "cpu_share": {name: (cpu_after[name] - cpu_before[name]) / seconds for name in cpu_after}
+        | {"sender": sent.cpu_seconds / seconds},
+    }
+
+
+def measure(
+    backlog: int, rates: list[int], seconds: float, warm_up_seconds: float, say: Console
+) -> dict[str, Any]:
+    """The capacity, and every load, on one deployment."""
+    load_before = os.getloadavg()[0]
+    with (
+        deployment(backlog, say) as (deployed, capacity),
+        Observer(deployed.kafka) as observer,
+        ProcessPoolExecutor(1, get_context("spawn")) as sender,
+    ):
+        say.print(f"They drain {capacity:,.0f} events a second.")
+        loads = []
+        for number, rate in enumerate(rates or [round(capacity * share) for share in SHARES]):
+            load = Load(number, rate, seconds, warm_up_seconds, min(rate, _PROBES_PER_SECOND))
+            say.print(f"{rate:,} events a second for {warm_up_seconds + seconds:g} s…")
+            loads.append(under(load, deployed, observer, sender) | {"of_capacity": rate / capacity})
+    return {
+        "backlog": backlog,
+        "capacity_per_second": capacity,
+        "loads": loads,
+        "seed": Workload(backlog).seed,
+        "load_average_before": load_before,
+        "machine": machine(),
+    }
+
+
+def _ends(kafka: Mapping[str, str], topic: str) -> dict[int, int]:
+    """Where each shard's partition of a topic ends."""
+    consumer = reader(kafka)
+    try:
+        # Whoever has not asked where a partition is may be told that it is not there.
+        consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
+        return {
+            shard: consumer.get_watermark_offsets(TopicPartition(topic, shard))[1]
+            for shard in range(topics.SHARDS)
+        }
+    finally:
+        consumer.close()
+
+
+def main() -> None:
+    """Measures, prints and saves."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--seconds", type=float, default=60, help="of each load that count")
+    options.add_argument("--warm-up", type=float, default=10, help="seconds before that")
+    options.add_argument("--backlog", type=int, default=1_000_000, help="events, for the capacity")
+    options.add_argument(
+        "--rates", type=int, nargs="+", default=[], help="events a second, not shares of capacity"
+    )
+    options.add_argument(
+        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+    )
+    chosen = options.parse_args()
+    results = measure(
+        chosen.backlog, chosen.rates, chosen.seconds, chosen.warm_up, Console(stderr=True)
+    )
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")
+    (chosen.folder / "latency.md").write_text(markdown(results), encoding="utf-8")
+    chart(results, chosen.folder / "latency.svg")
+    Console(highlight=False).print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The benchmark of latency counts from its schedule, and runs to its end."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.histogram import Histogram
+from benchmarks.latency_load import Load
+from benchmarks.latency_report import markdown
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_histogram_tells_percentiles_in_milliseconds_wherever_it_was_filled() -> None:
+    filled = Histogram.of_ns(number * 1_000_000 for number in range(1, 1_001))
+    for histogram in (filled, pickle.loads(pickle.dumps(filled))):
+        assert len(histogram) == 1_000
+        assert histogram.summary_ms() == pytest.approx(
+            {"p50": 500, "p99": 990, "p99.9": 999, "max": 1_000}, rel=0.002
+        )
+        percents = [percent for percent, _ in histogram.curve_ms()]
+        assert max(percents) == pytest.approx(99.9)
+
+
+def test_probes_are_due_by_the_schedule_alone_and_those_of_the_warm_up_do_not_count() -> None:
+    load = Load(3, per_second=1_000, seconds=2, warm_up_seconds=1, probes_per_second=100)
+    assert load.events == 3_000
+    assert len(load.probes) == 300
+    assert [*load.probes.values()][:3] == [0, 10_000_000, 20_000_000]
+    assert len(load.counted) == 200
+    assert min(load.counted.values()) == 1_000_000_000
+    other = Load(4, per_second=1_000, seconds=2, warm_up_seconds=1, probes_per_second=100)
+    assert not other.probes.keys() & load.probes.keys()
+
+
+def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> None:
+    few = ["--seconds", "1", "--warm-up", "1", "--backlog", "3000", "--rates", "500", "1000"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.latency", *few, "--folder", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads((tmp_path / "latency.json").read_text())
+    assert results["capacity_per_second"] > 0
+    assert [load["per_second"] for load in results["loads"]] == [500, 1_000]
+    for load in results["loads"]:
+        assert load["probes"] == 500
+        for found in (*load["latency_ms"].values(), load["sender_lag_ms"]):
+            assert 0 < found["p50"] <= found["p99"] <= found["max"]
+        hops = sum(hop["p50"] for hop in load["hops_ms"].values())
+        assert hops == pytest.approx(load["latency_ms"]["total"]["p50"], rel=0.5)
+        assert [*load["cpu_share"]] == ["broker", "intake", "tally", "sender"]
+    assert (tmp_path / "latency.md").read_text() == markdown(results)
+    assert "<svg" in (tmp_path / "latency.svg").read_text()
