@@ -29,15 +29,15 @@ from rich.console import Console
 
 from benchmarks.recovery_report import markdown, table
 from benchmarks.stages import CUSTOMERS, DEFINITIONS, SEED, machine
-from benchmarks.under_load import Feed, Processes, Watch, memory_bytes
-from pipeline.aggregate import Tally
+from benchmarks.under_load import Feed, Processes, Watch, memory_bytes, settings_for
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing
 from pipeline.route import Router
 from pipeline.shard import Shard, snapshot
 from pipeline.shard import restore as restore_shard
+from pipeline.total_columns import keep
 from schemas import topics
-from schemas.quantity import NANOS
+from schemas.segment import TOTAL_COLUMNS
 from streams.clients import Clients
 from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
@@ -114,11 +114,23 @@ def fill(address: str, ids: int) -> tuple[int, int]:
             days = np.full(size, now_ms // _DAY_MS + 35, dtype=np.uint16)
             shard.ids.insert((high, low, fingerprints, days))
         month = np.datetime64(now_ms, "ms").astype("datetime64[M]").astype("datetime64[ms]")
-        for customer in (f"cus_{rank:05d}" for rank in range(CUSTOMERS)):
-            if router[customer] == number:
-                for group in (None, *((model,) for model in _MODELS)):
-                    key = ("tokens", customer, int(month.astype(int)), group)
-                    shard.totals[key] = Tally(2_000 * NANOS, 1, now_ms * 1_000_000, now_ms)
+        rows = [
+            {
+                "customer": customer,
+                "meter": "tokens",
+                "period_start_ms": int(month.astype(int)),
+                "group": group,
+                "value": "2000",
+                "events": 1,
+                "latest_ns": now_ms * 1_000_000,
+                "as_of_ms": now_ms,
+                "fired": (),
+            }
+            for customer in (f"cus_{rank:05d}" for rank in range(CUSTOMERS))
+            if router[customer] == number
+            for group in (None, *((model,) for model in _MODELS))
+        ]
+        keep(shard.totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
         totals += len(shard.totals)
         frames = [Outgoing(_STATE, frame, partition=number) for frame in snapshot(shard)]
         written += sum(len(frame.value or b"") for frame in frames)
@@ -158,14 +170,8 @@ def measure(ids: int, restarts: int, takeovers: int, handovers: int, say: Consol
     ):
         create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
         directory, states = Path(scratch), Path(scratch, "states")
-        config = directory / "meterline.yaml"
-        config.write_text(json.dumps(DEFINITIONS.model_dump(mode="json", exclude_none=True)))
-        environment = {
-            "METERLINE_BOOTSTRAP_SERVERS": broker.address,
-            "METERLINE_CONFIG": str(config),
-            "METERLINE_STATE_DIRECTORY": str(states),
-        }
-        with Processes(environment, directory / "processes.log") as processes:
+        settings = settings_for(broker.address, DEFINITIONS, directory)
+        with Processes(settings, directory / "processes.log") as processes:
             pid = processes.start("tally", "a")
             processes.wait_for_members("tally", 1)
             results.empty_process_bytes = memory_bytes(pid)

@@ -1,56 +1,76 @@
-"""Which events were seen before: a table of identities, open addressing in plain numpy.
+"""Which events were seen before: a table of identities in 64 parts, each an open addressing table.
 
-22 bytes a slot: 16 of identity, 4 of fingerprint, 2 for the day on which it expires. The table
-grows by half at 72 % load, so an identity takes 31 bytes when it is fullest. Probing walks by
-a step of the identity's own (double hashing): with vectors, what counts is not the average probe
-but how many rounds the unluckiest event of a batch needs.
+22 bytes a slot: 16 of identity, 4 of fingerprint, 2 for the day on which it expires. A part is
+filled to 85 % and then grows by two fifths; the parts are of staggered sizes, so that they grow one
+after the other, and an identity takes 31 bytes at any time. The slots of a part are in the order
+of the identities, so growing walks through memory once.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from math import ceil, floor, log
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.compiled import compiled
 from schemas.decisions import Status
 
-_SMALLEST = 1_024
-_LOAD_MAX = 0.72
-_GROWTH = 1.5
+_LOAD_MAX = 0.85
+_GROWTH = 1.4
+_SMALLEST = 16
 
-#: Spreads a step over all 64 bits: 2^64 divided by the golden ratio, as in Fibonacci hashing.
-_MIX = np.uint64(0x9E3779B97F4A7C15)
+#: The parts differ in the first bits of the low half.
+_PART_BITS = 6
+_PARTS = 1 << _PART_BITS
+_PART_SHIFT = np.uint64(64 - _PART_BITS)
+#: The 32 bits behind them say where in its part an identity is at home.
+_HOME_SHIFT = np.uint64(32 - _PART_BITS)
+_HOME_MASK = np.uint64(2**32 - 1)
+_HALF = np.uint64(32)
+_ORDER_SHIFT = np.uint64(48)
 
 #: No identity has this expiry: it marks a free slot.
-_FREE = 0
+_FREE = np.uint16(0)
+_DUPLICATE = np.uint8(Status.DUPLICATE)
+_CONFLICT = np.uint8(Status.CONFLICT)
+
+_SLOT = np.dtype(
+    [("high", np.uint64), ("low", np.uint64), ("fingerprint", np.uint32), ("expires", np.uint16)]
+)
 
 #: High and low half, fingerprint, expiry: one row an identity.
 Columns: TypeAlias = tuple[
     NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint32], NDArray[np.uint16]
 ]
+_Slots: TypeAlias = NDArray[np.void]
 
 
 class IdTable:
     """Identities with their fingerprint and the last day on which a copy could still count."""
 
     def __init__(self) -> None:
-        self._allocate(_SMALLEST)
+        self._parts: list[_Slots] = [_empty(_capacity(part, 0)) for part in range(_PARTS)]
+        self._counts = np.zeros(_PARTS, dtype=np.int64)
+        self._room = np.array([_room(len(slots)) for slots in self._parts])
+        # The first table of a process waits for its machine code, and no step does.
+        self._rebuild(0, self._parts[0], 0)
+        nothing = _columns(self._parts[0][:0])
+        _claim(self._parts[0], *nothing, nothing[3], np.arange(0), np.zeros(0, dtype=np.uint8))
 
     def __len__(self) -> int:
-        return self._count
+        return int(self._counts.sum())
 
     @property
     def slots(self) -> int:
         """How many identities would fill the table to the last slot; it grows before that."""
-        return len(self._low)
+        return sum(map(len, self._parts))
 
     @property
     def bytes_held(self) -> int:
         """Memory of the table, in bytes."""
-        return sum(
-            column.nbytes for column in (self._high, self._low, self._fingerprint, self._expires)
-        )
+        return sum(part.nbytes for part in self._parts)
 
     def claim(self, columns: Columns, today: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """Claim the identities of events, in order; all arrays have shape (n,).
@@ -60,117 +80,135 @@ class IdTable:
         forgotten. Returns for each event `ACCEPTED` if it is the first of its identity,
         `DUPLICATE` for a copy, `CONFLICT` for another fingerprint under a known identity.
         """
-        high, low, fingerprint, _ = columns
-        self._reserve(len(low))
-        status = np.full(len(low), Status.ACCEPTED, dtype=np.uint8)
-        # Sorted by home slot, so that memory is walked through once; equal identities lie together
-        # and in order, because the sort is stable.
-        rest = np.lexsort((high, low)) if len(low) else np.zeros(0, dtype=np.int64)
-        while len(rest):
-            first = np.ones(len(rest), dtype=bool)
-            first[1:] = (low[rest[1:]] != low[rest[:-1]]) | (high[rest[1:]] != high[rest[:-1]])
-            events = rest[first]
-            slots, known = self._claim_distinct(columns, events, today)
-            differs = self._fingerprint[slots] != fingerprint[events]
-            status[events[known & differs]] = Status.CONFLICT
-            status[events[known & ~differs]] = Status.DUPLICATE
-
-            copies = rest[~first]
-            of = (np.cumsum(first) - 1)[~first]
-            at = slots[of]
-            alive = self._expires[at] >= today[copies]
-            # Once a copy finds its identity expired, it is the first one for all that follow.
-            dead = np.cumsum(~alive)
-            dead_before = dead - ~alive
-            alive &= dead == dead_before[np.searchsorted(of, of)]
-            differs = self._fingerprint[at] != fingerprint[copies]
-            status[copies[alive]] = np.where(differs[alive], Status.CONFLICT, Status.DUPLICATE)
-            rest = copies[~alive]
+        status = np.zeros(len(today), dtype=np.uint8)
+        order, bounds = _by_part(columns[1])
+        self._reserve(np.diff(bounds))
+        for part, slots in enumerate(self._parts):
+            events = order[bounds[part] : bounds[part + 1]]
+            if len(events):
+                self._counts[part] += _claim(slots, *columns, today, events, status)
         return status
 
     def grow(self, slots: int) -> None:
-        """Have at least so many slots, at once instead of step by step."""
-        if slots > len(self._low):
-            entries = self.entries()
-            self._allocate(slots)
-            self.insert(entries)
+        """Have about so many slots, at once instead of step by step."""
+        # As many as that are filled by identities that are spread evenly, part by part.
+        identities = slots * _LOAD_MAX * log(_GROWTH) / (_GROWTH - 1) / _PARTS
+        self._reserve(np.maximum(int(identities) - self._counts, 0))
 
     def insert(self, columns: Columns) -> None:
         """Insert identities that differ from each other; one that is known is replaced."""
-        low = columns[1]
-        self._reserve(len(low))
-        order = np.argsort(low)
-        never = np.full(len(low), np.iinfo(np.uint16).max, dtype=np.uint16)
-        # In pieces, so that the temporary arrays stay small beside the table.
-        for begin in range(0, len(order), 1 << 15):
-            self._claim_distinct(columns, order[begin : begin + (1 << 15)], never)
+        never = np.full(len(columns[1]), np.iinfo(np.uint16).max, dtype=np.uint16)
+        self.claim(columns, never)
 
     def entries(self) -> Columns:
         """All identities, shape (len(self),) each."""
-        used = self._expires != _FREE
-        return self._high[used], self._low[used], self._fingerprint[used], self._expires[used]
+        return _columns(np.concatenate([slots[slots["expires"] != _FREE] for slots in self._parts]))
 
     def forget_before(self, day: int) -> None:
         """Drop the identities that expired before `day`, and give their memory back."""
-        high, low, fingerprint, expires = self.entries()
-        alive = expires >= day
-        if not alive.all():
-            self._allocate(_SMALLEST)
-            self.insert((high[alive], low[alive], fingerprint[alive], expires[alive]))
+        for part, slots in enumerate(self._parts):
+            alive = slots[slots["expires"] >= max(day, 1)]
+            if len(alive) < self._counts[part]:
+                self._rebuild(part, alive, len(alive))
 
-    def _claim_distinct(
-        self, columns: Columns, events: NDArray[np.int64], today: NDArray[np.uint16]
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Find or insert `events`, all of different identities: their slots, and who was known."""
-        high, low, _, _ = columns
-        slots = np.empty(len(events), dtype=np.int64)
-        known = np.zeros(len(events), dtype=bool)
-        waiting = np.arange(len(events))
-        walk = low[events]
-        step = high[events] * _MIX | np.uint64(1)
-        while len(waiting):
-            ids = events[waiting]
-            at = self._slot(walk)
-            taken = self._expires[at] != _FREE
-            self._write(columns, ids[~taken], at[~taken])
-            # Of several events that wrote to one slot the last one stands there; only it is done.
-            here = (self._low[at] == low[ids]) & (self._high[at] == high[ids])
-            slots[waiting[here]] = at[here]
-            self._count += int(np.count_nonzero(here & ~taken))
-            found = here & taken
-            if found.any():
-                forgotten = found & (self._expires[at] < today[ids])
-                self._write(columns, ids[forgotten], at[forgotten])
-                known[waiting[found & ~forgotten]] = True
-            gone_on = ~here
-            waiting = waiting[gone_on]
-            walk = walk[gone_on] + step[gone_on]
-            step = step[gone_on]
-        return slots, known
+    def _reserve(self, more: NDArray[np.int64]) -> None:
+        """Have room for `more` identities in each part."""
+        needed = self._counts + more
+        for part in np.flatnonzero(needed > self._room).tolist():
+            self._rebuild(part, self._parts[part], int(needed[part]))
 
-    def _write(self, columns: Columns, events: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-        high, low, fingerprint, expires = columns
-        self._high[slots] = high[events]
-        self._low[slots] = low[events]
-        self._fingerprint[slots] = fingerprint[events]
-        self._expires[slots] = expires[events]
+    def _rebuild(self, part: int, slots: _Slots, identities: int) -> None:
+        """Have `slots` alone in a part, with room for so many."""
+        level = 0
+        while _room(_capacity(part, level)) < identities:
+            level += 1
+        self._parts[part] = _empty(_capacity(part, level))
+        self._room[part] = _room(len(self._parts[part]))
+        self._counts[part] = _move(slots, self._parts[part])
 
-    def _reserve(self, more: int) -> None:
-        needed = (self._count + more) / _LOAD_MAX
-        if needed > len(self._low):
-            self.grow(int(max(needed, len(self._low) * _GROWTH)) + 1)
 
-    def _allocate(self, slots: int) -> None:
-        self._count = 0
-        self._high = np.zeros(slots, dtype=np.uint64)
-        self._low = np.zeros(slots, dtype=np.uint64)
-        self._fingerprint = np.zeros(slots, dtype=np.uint32)
-        self._expires = np.zeros(slots, dtype=np.uint16)
+def _capacity(part: int, level: int) -> int:
+    slots: float = _SMALLEST * _GROWTH ** (level + part / _PARTS)
+    return ceil(slots)
 
-    def _slot(self, walk: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """A hash scaled to the table, so that slots are in the order of hashes.
 
-        Formula: D. Lemire, "Fast Random Integer Generation in an Interval" (2019), multiply-shift.
-        """
-        scaled = (walk >> np.uint64(32)) * np.uint64(len(self._low)) >> np.uint64(32)
-        return scaled.astype(np.int64)
+def _room(slots: int) -> int:
+    """How many identities so many slots take."""
+    return floor(slots * _LOAD_MAX)
+
+
+def _empty(slots: int) -> _Slots:
+    return np.zeros(slots, dtype=_SLOT)
+
+
+def _columns(slots: _Slots) -> Columns:
+    names = ("high", "low", "fingerprint", "expires")
+    high, low, fingerprint, expires = (np.ascontiguousarray(slots[name]) for name in names)
+    return high, low, fingerprint, expires
+
+
+def _by_part(low: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Events in the order of their homes, and where those of each part begin and end."""
+    # A few bits are enough to walk through memory in its order, and are sorted in no time.
+    home = (low >> _ORDER_SHIFT).astype(np.uint16)
+    order = np.argsort(home, kind="stable")
+    begins = np.arange(_PARTS + 1) << (16 - _PART_BITS)
+    return order, np.searchsorted(home[order], begins)
+
+
+@compiled
+def _home(low: Any, slots: int) -> Any:
+    """D. Lemire, "Fast Random Integer Generation in an Interval" (2019): multiply and shift."""
+    return np.int64((((low >> _HOME_SHIFT) & _HOME_MASK) * np.uint64(slots)) >> _HALF)
+
+
+@compiled
+def _claim(
+    slots: _Slots,
+    high: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+    fingerprint: NDArray[np.uint32],
+    expires: NDArray[np.uint16],
+    today: NDArray[np.uint16],
+    events: NDArray[np.int64],
+    status: NDArray[np.uint8],
+) -> int:
+    """Claim identities in one part, event by event; how many slots were taken for them."""
+    taken = 0
+    for event in events:
+        at = _home(low[event], len(slots))
+        while slots[at]["expires"] != _FREE and not (
+            slots[at]["low"] == low[event] and slots[at]["high"] == high[event]
+        ):
+            at += 1
+            if at == len(slots):
+                at = 0
+        slot = slots[at]
+        if slot["expires"] != _FREE and slot["expires"] >= today[event]:
+            is_copy = slot["fingerprint"] == fingerprint[event]
+            status[event] = _DUPLICATE if is_copy else _CONFLICT
+            continue
+        if slot["expires"] == _FREE:
+            taken += 1
+        slot["high"] = high[event]
+        slot["low"] = low[event]
+        slot["fingerprint"] = fingerprint[event]
+        slot["expires"] = expires[event]
+    return taken
+
+
+@compiled
+def _move(source: _Slots, target: _Slots) -> int:
+    """Put all identities of `source` into `target`, which is empty; how many there are."""
+    count = 0
+    for index in range(len(source)):
+        if source[index]["expires"] == _FREE:
+            continue
+        at = _home(source[index]["low"], len(target))
+        while target[at]["expires"] != _FREE:
+            at += 1
+            if at == len(target):
+                at = 0
+        target[at] = source[index]
+        count += 1
+    return count

@@ -7,12 +7,13 @@ and rises again or the limit is changed later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-from pipeline.aggregate import Tally
 from schemas.definitions import Definitions
-from schemas.meter import Aggregation
 from schemas.plan import Limit, Plan, Threshold
 from schemas.quantity import nanos, plain
 
@@ -25,12 +26,12 @@ class Watched:
     limit: Limit
     thresholds: tuple[tuple[int, Threshold], ...]
 
-    @property
+    @cached_property
     def limit_text(self) -> str:
         """The limit as a plain decimal string."""
         return plain(nanos(self.limit.limit))
 
-    def lowest_open(self, fired: Set[Threshold]) -> int | None:
+    def lowest_open(self, fired: Collection[Threshold]) -> int | None:
         """The lowest threshold that has not fired yet, in nanos."""
         return next((units for units, name in self.thresholds if name not in fired), None)
 
@@ -51,27 +52,25 @@ class Limits:
         return self._by_plan[plan.slug].get(meter) if plan is not None else None
 
 
-def crossings(
-    watched: Watched,
-    fired: Set[Threshold],
-    before: Tally | None,
-    events: Sequence[Tally],
-    aggregation: Aggregation,
-) -> Iterator[tuple[int, Threshold, int]]:
-    """Walk through single events: (position in `events`, threshold, usage in nanos) each crossing.
+class Crossing(NamedTuple):
+    """The event at `position` brings `usage` to a threshold, which stands at `least`; in nanos."""
 
-    `before` is the usage before the first of them and is left as it is.
-    """
-    running = replace(before) if before is not None else None
-    open_thresholds = [pair for pair in watched.thresholds if pair[1] not in fired]
-    for position, event in enumerate(events):
-        if running is None:
-            running = replace(event)
-        else:
-            running.merge(event, aggregation)
-        while open_thresholds and running.value >= open_thresholds[0][0]:
-            yield position, open_thresholds.pop(0)[1], running.value
-        if not open_thresholds:
+    position: int
+    least: int
+    threshold: Threshold
+    usage: int
+
+
+def crossings(
+    watched: Watched, fired: Collection[Threshold], usages: Iterable[int]
+) -> Iterator[Crossing]:
+    """What is crossed by events after which usage is as `usages` say, in nanos, one by one."""
+    is_open = deque(pair for pair in watched.thresholds if pair[1] not in fired)
+    for position, usage in enumerate(usages):
+        while is_open and usage >= is_open[0][0]:
+            least, threshold = is_open.popleft()
+            yield Crossing(position, least, threshold, usage)
+        if not is_open:
             return
 
 

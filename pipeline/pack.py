@@ -204,15 +204,12 @@ class Pack:
 
     def quantities(self, path: str) -> Quantities:
         """The values at `path`; any where the event's type has no meter that reads it."""
-        name = value_column(path)
-        array = self.batch.column(name)
-        if pa.types.is_string(array.type):
-            units = [0 if text is None else from_plain(text) for text in array.to_pylist()]
-            return Quantities(None, 1, units)
-        scale = int(self.batch.schema.field(name).metadata[SCALE])
-        # From the buffer as it is, because filling its nulls costs more than counting its values.
-        integers = np.frombuffer(array.buffers()[1], np.int64, len(array), 8 * array.offset)
-        return Quantities(integers, NANOS // 10**scale, None)
+        return Quantities.of(self.batch.column(value_column(path)), self.scale(path))
+
+    def scale(self, path: str) -> int:
+        """How many decimal places the integers at `path` have, 0 if they are no integers."""
+        metadata = self.batch.schema.field(value_column(path)).metadata or {}
+        return int(metadata.get(SCALE, 0))
 
     @cached_property
     def originals(self) -> pa.Array:
@@ -238,6 +235,16 @@ class Quantities:
     integers: NDArray[np.int64] | None
     nanos_each: int
     wide: list[int] | None
+
+    @classmethod
+    def of(cls, column: pa.Array, scale: int) -> Quantities:
+        """The values in a column of a pack; any where it is null."""
+        if pa.types.is_string(column.type):
+            texts = column.to_pylist()
+            return cls(None, 1, [0 if text is None else from_plain(text) for text in texts])
+        # From the buffer as it is, because filling its nulls costs more than counting its values.
+        integers = np.frombuffer(column.buffers()[1], np.int64, len(column), 8 * column.offset)
+        return cls(integers, NANOS // 10**scale, None)
 
     @classmethod
     def joined(cls, parts: Sequence[Quantities]) -> Quantities:

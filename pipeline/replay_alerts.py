@@ -41,7 +41,7 @@ class LiveAlerts:
         """Expect what had been crossed where the replay begins; only that it is there, once."""
         self._known = {
             (customer, meter, start_ms, threshold)
-            for (meter, customer, start_ms, _), thresholds in begin.fired.items()
+            for (meter, customer, start_ms, _), thresholds in begin.totals.all_fired()
             for threshold in thresholds
         }
 

@@ -8,33 +8,31 @@ segment that does not go on where the one before it ended.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.aggregate import Tally
 from pipeline.dedupe import Columns, IdTable
 from pipeline.errors import Stop
+from pipeline.total_columns import keep, kept
+from pipeline.totals import Rows, Totals, distinct
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, seal
-from schemas.plan import Threshold
-from schemas.quantity import from_plain, plain
 from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
 
-#: (meter, customer, period start in ms, group); group is None for the total over all groups.
-TotalKey: TypeAlias = tuple[str, str, int, tuple[str, ...] | None]
+#: Identities of one frame, so that a record stays well below the broker's limit.
+_IDS_MAX = 65_536
 
-#: Rows of one frame, and characters of its texts, so that a record stays well below the broker's
-#: limit.
-_ROWS_MAX = 65_536
-_TEXT_MAX = 4 * 1024 * 1024
+_NO_IDS, _NO_TOTALS = (
+    pa.RecordBatch.from_pylist([], schema=columns) for columns in (ID_COLUMNS, TOTAL_COLUMNS)
+)
 
 _RESTORE = (
     f"Restore {topics.TALLY_STATE.name} from a backup of this deployment that is as new as the "
@@ -57,9 +55,7 @@ class Shard:
     documents: dict[str, Definitions] = field(default_factory=dict)
     current: str | None = None
     ids: IdTable = field(default_factory=IdTable)
-    totals: dict[TotalKey, Tally] = field(default_factory=dict)
-    #: Thresholds crossed so far, of totals over all groups that crossed any.
-    fired: dict[TotalKey, set[Threshold]] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
 
     def belong_to(self, number: int, shards: int) -> None:
         """This is shard `number` of `shards`.
@@ -80,13 +76,13 @@ class Shard:
 class Changed:
     """What one step changed in a shard; becomes a segment.
 
-    `from_offset` is the shard offset at which the step began.
+    `from_offset` is the shard offset at which the step began; `totals` are rows.
     """
 
     from_offset: int = 0
     documents: list[str] = field(default_factory=list)
     ids: list[Columns] = field(default_factory=list)
-    totals: set[TotalKey] = field(default_factory=set)
+    totals: list[Rows] = field(default_factory=list)
 
     @property
     def id_count(self) -> int:
@@ -97,53 +93,25 @@ class Changed:
 def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
     """The frames that bring a shard from before the step to after it; nearly always one."""
     ids = tuple(np.concatenate(column) for column in zip(*changed.ids, strict=True))
-    return _frames(shard, changed.documents, ids, changed.totals, changed.from_offset)
+    return _frames(shard, changed.documents, ids, distinct(changed.totals), changed.from_offset)
 
 
 def snapshot(shard: Shard) -> Iterator[bytes]:
     """The whole shard as frames; reading them in order restores it."""
-    return _frames(shard, shard.documents, shard.ids.entries(), shard.totals, None)
-
-
-def table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """Rows in the order of the schema's columns as a record batch.
-
-    A third of the time that pyarrow takes for dictionaries.
-    """
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    arrays = [pa.array(column, kind) for column, kind in zip(columns, schema.types, strict=True)]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def parts(keys: Iterable[TotalKey]) -> Iterator[list[TotalKey]]:
-    """Totals in runs whose rows fit in one record; at least one run, in the order of `keys`."""
-    part: list[TotalKey] = []
-    text = 0
-    for key in keys:
-        meter, customer, _, group = key
-        size = len(meter) + len(customer) + sum(map(len, group or ()))
-        if part and (len(part) == _ROWS_MAX or text + size > _TEXT_MAX):
-            yield part
-            part, text = [], 0
-        part.append(key)
-        text += size
-    yield part
+    rows = np.arange(len(shard.totals))
+    return _frames(shard, shard.documents, shard.ids.entries(), rows, None)
 
 
 def _frames(
     shard: Shard,
     documents: Iterable[str],
     ids: tuple[NDArray[Any], ...],
-    keys: Iterable[TotalKey],
+    rows: Rows,
     from_offset: int | None,
 ) -> Iterator[bytes]:
     """All that changed since `from_offset`; None for everything there is."""
-    # Sorted, so that a replay writes the same bytes.
-    of_totals = list(parts(sorted(keys, key=_sort_key)))
-    of_ids = [
-        tuple(column[begin : begin + _ROWS_MAX] for column in ids)
-        for begin in range(0, len(ids[0]) if ids else 0, _ROWS_MAX)
-    ]
+    of_totals = list(kept(shard.totals, rows))
+    of_ids = list(_id_parts(ids))
     count = max(len(of_ids), len(of_totals))
     header: dict[str, Any] = {
         "shard": shard.number,
@@ -159,13 +127,20 @@ def _frames(
     # Only the first one has the definitions, and voids what came before.
     known = {version: shard.documents[version].model_dump(mode="json") for version in documents}
     reset = from_offset is None
-    for part, (id_columns, total_keys) in enumerate(zip_longest(of_ids, of_totals, fillvalue=())):
-        yield _seal(
+    for part, (some_ids, some_totals) in enumerate(zip_longest(of_ids, of_totals)):
+        yield seal(
+            Kind.SEGMENT,
             header | {"part": part, "definitions": known, "reset": reset},
-            id_columns,
-            [_total_row(shard, key) for key in total_keys],
+            [some_ids or _NO_IDS, some_totals or _NO_TOTALS],
         )
         known, reset = {}, False
+
+
+def _id_parts(ids: tuple[NDArray[Any], ...]) -> Iterator[pa.RecordBatch]:
+    """Identities in parts that fit in one record."""
+    for begin in range(0, len(ids[0]) if ids else 0, _IDS_MAX):
+        columns = [pa.array(column[begin : begin + _IDS_MAX]) for column in ids]
+        yield pa.RecordBatch.from_arrays(columns, schema=ID_COLUMNS)
 
 
 def restore(frames: Iterable[Frame]) -> Shard:
@@ -196,8 +171,7 @@ def restore(frames: Iterable[Frame]) -> Shard:
         if ids.num_rows:
             high, low, fingerprint, expires = (column.to_numpy() for column in ids.columns)
             shard.ids.insert((high, low, fingerprint, expires))
-        for row in totals.to_pylist():
-            _restore_total(shard, row)
+        keep(shard.totals, totals)
     if part:
         raise Stop(
             f"{_name(header)} ends in the middle of a change: of its {header['parts']} parts only "
@@ -248,50 +222,3 @@ def _require_next(shard: Shard, part: int, header: dict[str, Any]) -> None:
 
 def _name(header: dict[str, Any]) -> str:
     return f"{topics.TALLY_STATE.name}-{header['shard']}"
-
-
-def _seal(
-    header: dict[str, Any], ids: tuple[Any, ...], rows: Sequence[tuple[object, ...]]
-) -> bytes:
-    id_columns = ids or tuple(np.zeros(0, field.type.to_pandas_dtype()) for field in ID_COLUMNS)
-    return seal(
-        Kind.SEGMENT,
-        header,
-        [
-            pa.RecordBatch.from_arrays([pa.array(c) for c in id_columns], schema=ID_COLUMNS),
-            table(rows, TOTAL_COLUMNS),
-        ],
-    )
-
-
-def _total_row(shard: Shard, key: TotalKey) -> tuple[object, ...]:
-    """One row of `TOTAL_COLUMNS`."""
-    meter, customer, period_start_ms, group = key
-    tally = shard.totals[key]
-    fired = sorted(shard.fired[key]) if key in shard.fired else ()
-    return (
-        customer,
-        meter,
-        period_start_ms,
-        group,
-        plain(tally.value),
-        tally.events,
-        tally.latest_ns,
-        tally.as_of_ms,
-        fired,
-    )
-
-
-def _restore_total(shard: Shard, row: dict[str, Any]) -> None:
-    group = None if row["group"] is None else tuple(row["group"])
-    key = (row["meter"], row["customer"], row["period_start_ms"], group)
-    shard.totals[key] = Tally(
-        from_plain(row["value"]), row["events"], row["latest_ns"], row["as_of_ms"]
-    )
-    if row["fired"]:
-        shard.fired[key] = set(row["fired"])
-
-
-def _sort_key(key: TotalKey) -> tuple[str, str, int, bool, tuple[str, ...]]:
-    meter, customer, period_start_ms, group = key
-    return meter, customer, period_start_ms, group is not None, group or ()

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from pipeline.count import Counting
+from pipeline.cross import Crosser
 from pipeline.errors import Stop
 from pipeline.limits import Limits
 from pipeline.pack import Pack
-from pipeline.periods import DAY_MS, period_bounds
+from pipeline.periods import DAY_MS
 from pipeline.record import Outgoing
 from pipeline.route import Router, require_home
 from pipeline.shard import Changed, Shard, read_document, segment, snapshot
@@ -27,6 +28,7 @@ from schemas import topics
 from schemas.decisions import LATE_COLUMNS, STATUS_COLUMNS, Status
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, seal
+from schemas.meter import Meter, Period
 
 #: A copy of an event is recognised for at least this long, and as long as it could still count.
 DEDUPE_DAYS = 35
@@ -45,6 +47,10 @@ _MISROUTED = (
     "topic was filled for another one. Start from a backup of this deployment."
 )
 
+_NONE_LATE = pa.RecordBatch.from_pylist([], schema=LATE_COLUMNS)
+
+_EVENTS_AT_ONCE = 16_384
+
 #: A segment takes as long to open as this many identities to restore (measured: 0.2 ms, 1 us).
 _SEGMENT_IDS = 200
 
@@ -57,7 +63,7 @@ class TallyShard:
         self._number = number
         self._shard = shard
         self._router = router
-        self._limits: Limits | None = None
+        self._crosser: Crosser | None = None
 
     @property
     def state(self) -> Shard:
@@ -92,7 +98,7 @@ class TallyShard:
             self._shard.documents[version] = document
             changed.documents.append(version)
         self._shard.current = version
-        self._limits = None
+        self._crosser = None
 
     def _count(
         self, version: str, run: list[tuple[int, Frame]], changed: Changed
@@ -106,73 +112,115 @@ class TallyShard:
                 "log never announced.",
                 remedy="Restore usage.tally.state and usage.metered from one backup.",
             )
-        if self._limits is None:
-            self._limits = Limits(current)
-        packs = [(offset, Pack(frame)) for offset, frame in run]
-        batch = Batch([pack for _, pack in packs])
-        if self._router is not None:
-            where = f"{self._place(run[0][0])} to {run[-1][0]}"
-            require_home(self._router, self._number, batch.customer_names, where, _MISROUTED)
-        today = self._advance_watermark([pack for _, pack in packs])
-        known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
+        if self._crosser is None:
+            self._crosser = Crosser(self._shard.totals, Limits(current))
+        counting = Counting(self._shard.totals, self._crosser)
+        for part in _parts([(offset, Pack(frame)) for offset, frame in run]):
+            batch = Batch([pack for _, pack in part])
+            yield from self._count_part(part, batch, definitions, current, counting, changed)
+            yield from self._crosser.alerts(batch)
+        for frame in counting.frames(version=run[-1][0]):
+            yield Outgoing(topics.TOTALS.name, frame, partition=self._number)
+        changed.totals += counting.touched
 
+    def _count_part(
+        self,
+        packs: Sequence[tuple[int, Pack]],
+        batch: Batch,
+        definitions: Definitions,
+        current: Definitions,
+        counting: Counting,
+        changed: Changed,
+    ) -> Iterator[Outgoing]:
+        """Decide on the events of some packs and count them."""
+        self._require_home(packs, batch)
+        today = self._advance_watermark(packs, batch)
         ids = (*batch.ids, self._expiry(definitions, batch, today))
         status = self._shard.ids.claim(ids, today)
         claimed = status == Status.ACCEPTED
         changed.ids.append((ids[0][claimed], ids[1][claimed], ids[2][claimed], ids[3][claimed]))
-        status[claimed & ~known[batch.customers]] = Status.UNKNOWN
+        if current.default_plan is None:
+            known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
+            status[claimed & ~known[batch.customers]] = Status.UNKNOWN
 
-        counting = Counting(self._shard, batch, self._limits)
+        late_for = self._count_in_time(definitions.meters, batch, status, counting)
+        for frame in _decisions(packs, status, late_for):
+            yield Outgoing(topics.DECISIONS.name, frame, partition=self._number)
+
+    def _count_in_time(
+        self,
+        meters: Sequence[Meter],
+        batch: Batch,
+        status: NDArray[np.uint8],
+        counting: Counting,
+    ) -> list[tuple[str, NDArray[np.int64]]]:
+        """Count what is accepted and in time; the events that are so for some meters only.
+
+        What is too late for all meters becomes `LATE` in `status`.
+        """
         late_for: list[tuple[str, NDArray[np.int64]]] = []
         too_late = np.zeros(len(status), dtype=bool)
         in_time = np.zeros(len(status), dtype=bool)
-        for meter in definitions.meters:
-            rows = np.flatnonzero((status == Status.ACCEPTED) & batch.of_type(meter.event_type))
-            if not len(rows):
+        accepted = status == Status.ACCEPTED
+        for meter in meters:
+            events = np.flatnonzero(accepted & batch.of_type(meter.event_type))
+            if not len(events):
                 continue
-            start_ms, end_ms = period_bounds(batch.times_ns[rows], meter.period)
-            late = batch.received_ms[rows] > end_ms + meter.grace_ms
-            too_late[rows[late]] = True
-            in_time[rows[~late]] = True
-            late_for.append((meter.slug, rows[late]))
-            if not late.all():
-                counting.count(meter, rows[~late], start_ms[~late])
+            periods = batch.periods(meter.period)
+            closes_ms = periods.ends_ms + meter.grace_ms
+            if batch.received_ms.max() > closes_ms.min():
+                late = batch.received_ms[events] > closes_ms[periods.codes[events]]
+                too_late[events[late]] = True
+                late_for.append((meter.slug, events[late]))
+                events = events[~late]
+            in_time[events] = True
+            if len(events):
+                counting.count(batch, meter, events)
         status[too_late & ~in_time] = Status.LATE
-        late_for = [(slug, rows[in_time[rows]]) for slug, rows in late_for]
+        return [(slug, events[in_time[events]]) for slug, events in late_for]
 
-        for frame in _decisions(packs, status, late_for):
-            yield Outgoing(topics.DECISIONS.name, frame, partition=self._number)
-        if counting.touched:
-            for frame in counting.totals(version=packs[-1][0]):
-                yield Outgoing(topics.TOTALS.name, frame, partition=self._number)
-            yield from counting.alerts()
-            changed.totals |= counting.touched
+    def _require_home(self, packs: Sequence[tuple[int, Pack]], batch: Batch) -> None:
+        """All customers belong to this shard; those who have totals here do."""
+        if self._router is not None:
+            customers = self._shard.totals.customers
+            strange = [name for name in batch.customer_names if name not in customers]
+            where = f"{self._place(packs[0][0])} to {packs[-1][0]}"
+            require_home(self._router, self._number, strange, where, _MISROUTED)
 
-    def _advance_watermark(self, packs: Sequence[Pack]) -> NDArray[np.uint16]:
+    def _advance_watermark(
+        self, packs: Sequence[tuple[int, Pack]], batch: Batch
+    ) -> NDArray[np.uint16]:
         """The day of the log on which each event is looked up, shape (n,)."""
-        days = []
-        before = self._shard.watermark_ms
-        for pack in packs:
-            received = pack.numbers("received_at")
-            self._shard.watermark_ms = max(self._shard.watermark_ms, int(received.max()))
-            oldest = self._shard.watermark_ms // DAY_MS - DISORDER_DAYS
-            days.append(np.maximum(received // DAY_MS, oldest))
-        if before // DAY_MS < self._shard.watermark_ms // DAY_MS:
+        lengths = np.array([len(pack) for _, pack in packs])
+        begins = np.cumsum(lengths) - lengths
+        before_ms = self._shard.watermark_ms
+        newest_ms = np.maximum.accumulate(np.maximum.reduceat(batch.received_ms, begins))
+        watermarks_ms = np.maximum(newest_ms, before_ms)
+        self._shard.watermark_ms = int(watermarks_ms[-1])
+        if before_ms // DAY_MS < self._shard.watermark_ms // DAY_MS:
             # What is dropped here would be found expired by every event to come.
-            self._shard.ids.forget_before(before // DAY_MS - DISORDER_DAYS)
-        today: NDArray[np.int64] = np.clip(np.concatenate(days), 0, _LAST_DAY)
-        return today.astype(np.uint16)
+            self._shard.ids.forget_before(before_ms // DAY_MS - DISORDER_DAYS)
+        oldest = np.repeat(watermarks_ms // DAY_MS - DISORDER_DAYS, lengths)
+        days = np.maximum(batch.received_ms // DAY_MS, oldest)
+        today: NDArray[np.uint16] = np.clip(days, 0, _LAST_DAY).astype(np.uint16)
+        return today
 
     def _expiry(
         self, definitions: Definitions, batch: Batch, today: NDArray[np.uint16]
     ) -> NDArray[np.uint16]:
         """The last day on which a copy of each event must be recognised, shape (n,)."""
         last_day = today.astype(np.int64) + DEDUPE_DAYS
+        # One look for each kind of period that an event type has, for the longest grace.
+        grace_ms: dict[tuple[str, Period], int] = {}
         for meter in definitions.meters:
-            rows = np.flatnonzero(batch.of_type(meter.event_type))
-            end_ms = period_bounds(batch.times_ns[rows], meter.period)[1]
-            closed = (end_ms + meter.grace_ms) // DAY_MS + 1
-            last_day[rows] = np.maximum(last_day[rows], closed)
+            kind = (meter.event_type, meter.period)
+            grace_ms[kind] = max(meter.grace_ms, grace_ms.get(kind, 0))
+        for (event_type, period), longest_ms in grace_ms.items():
+            periods = batch.periods(period)
+            closed = (periods.ends_ms + longest_ms) // DAY_MS + 1
+            if closed.max() > last_day.min():
+                events = np.flatnonzero(batch.of_type(event_type))
+                last_day[events] = np.maximum(last_day[events], closed[periods.codes[events]])
         return np.clip(last_day, 1, _LAST_DAY).astype(np.uint16)
 
     def _place(self, offset: int) -> str:
@@ -190,6 +238,17 @@ class TallyShard:
                 yield self._state_record(frame, anchor=number == 0)
 
 
+def _parts(packs: Sequence[tuple[int, Pack]]) -> Iterator[Sequence[tuple[int, Pack]]]:
+    """Consecutive packs, so many that their columns stay in the processor's cache."""
+    begin = events = 0
+    for at, (_, pack) in enumerate(packs):
+        if events and events + len(pack) > _EVENTS_AT_ONCE:
+            yield packs[begin:at]
+            begin, events = at, 0
+        events += len(pack)
+    yield packs[begin:]
+
+
 def _decisions(
     packs: Sequence[tuple[int, Pack]],
     status: NDArray[np.uint8],
@@ -199,24 +258,25 @@ def _decisions(
     begin = 0
     for offset, pack in packs:
         end = begin + len(pack)
-        late = [
-            (row - begin, slug)
-            for slug, rows in late_for
-            for row in rows[(rows >= begin) & (rows < end)].tolist()
-        ]
-        late_columns = [
-            pa.array([index for index, _ in late], pa.int32()),
-            pa.array([slug for _, slug in late], pa.string()),
-        ]
-        yield seal(
-            Kind.DECISIONS,
-            {"pack_offset": offset},
-            [
-                pa.RecordBatch.from_arrays([pa.array(status[begin:end])], schema=STATUS_COLUMNS),
-                pa.RecordBatch.from_arrays(late_columns, schema=LATE_COLUMNS),
-            ],
-        )
+        statuses = pa.RecordBatch.from_arrays([pa.array(status[begin:end])], schema=STATUS_COLUMNS)
+        late = _late_rows(begin, end, late_for) if late_for else _NONE_LATE
+        yield seal(Kind.DECISIONS, {"pack_offset": offset}, [statuses, late])
         begin = end
+
+
+def _late_rows(
+    begin: int, end: int, late_for: Sequence[tuple[str, NDArray[np.int64]]]
+) -> pa.RecordBatch:
+    late = [
+        (row - begin, slug)
+        for slug, rows in late_for
+        for row in rows[(rows >= begin) & (rows < end)].tolist()
+    ]
+    columns = [
+        pa.array([index for index, _ in late], pa.int32()),
+        pa.array([slug for _, slug in late], pa.string()),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=LATE_COLUMNS)
 
 
 def _kind_and_version(entry: tuple[int, Frame]) -> tuple[Kind, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,8 +45,9 @@ def test_several_packs_read_like_one(parts: list[list[tuple[str, str, str | None
     ]
     assert batch.of_type("llm").tolist() == [kind == "llm" for _, kind, *_ in flat]
     assert not batch.of_type("unheard of").any()
-    assert batch.quantities("$.n").nanos() == [
-        number * 10**9 if kind == "llm" else 0 for _, kind, _, number in flat
+    counted = [row for row, (_, kind, _, _) in enumerate(flat) if kind == "llm"]
+    assert batch.quantities("$.n").take(np.array(counted, dtype=np.int64)).nanos() == [
+        flat[row][3] * 10**9 for row in counted
     ]
     originals = [value for part in events for value in part]
     assert [batch.original(row) for row in range(len(flat))] == originals

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import shard as shard_module
+from pipeline import total_columns
 from pipeline.batch import Batch
 from pipeline.count import Counting
+from pipeline.cross import Crosser
 from pipeline.limits import Limits
-from pipeline.periods import period_bounds
-from pipeline.shard import Shard
+from pipeline.record import Outgoing
+from pipeline.totals import Totals
 from schemas.alert import Alert
 from schemas.definitions import Definitions
 from schemas.frame import Kind, unseal
@@ -50,21 +51,24 @@ DEFINITIONS = Definitions.model_validate(
 )
 
 
-def count(*values: bytes, shard: Shard | None = None) -> Counting:
+def count(*values: bytes, totals: Totals | None = None) -> tuple[Counting, list[Outgoing]]:
     """Count events, each in a pack of its own, by all meters in the order of their definition."""
     packs = [take_in([record], DEFINITIONS, 1)[0][0][1] for record in records(values)]
     batch = Batch(packs)
-    counting = Counting(shard or Shard(), batch, Limits(DEFINITIONS))
+    totals = totals if totals is not None else Totals()
+    crosser = Crosser(totals, Limits(DEFINITIONS))
+    counting = Counting(totals, crosser)
     for meter in DEFINITIONS.meters:
-        starts, _ = period_bounds(batch.times_ns, meter.period)
-        counting.count(meter, np.arange(len(packs)), starts)
-    return counting
+        counting.count(batch, meter, np.arange(len(packs)))
+    alerts = list(crosser.alerts(batch))
+    assert not list(crosser.alerts(batch))
+    return counting, alerts
 
 
 def published(counting: Counting, version: int = 7) -> list[dict[str, Any]]:
     """The rows of all frames."""
     rows: list[dict[str, Any]] = []
-    for frame in map(unseal, counting.totals(version)):
+    for frame in map(unseal, counting.frames(version)):
         assert frame.kind is Kind.TOTALS
         assert frame.header == {"version": version}
         (table,) = frame.parts
@@ -78,7 +82,9 @@ def used(n: object, **data: object) -> bytes:
 
 
 def test_totals_are_published_by_group_with_the_usage_over_all_groups() -> None:
-    counting = count(used("2.5", model="m"), used(-1, model="m", region="eu"), used(3, model="m"))
+    counting, _ = count(
+        used("2.5", model="m"), used(-1, model="m", region="eu"), used(3, model="m")
+    )
     common = {
         "customer": "cus_1",
         "period_start": NOVEMBER,
@@ -87,19 +93,19 @@ def test_totals_are_published_by_group_with_the_usage_over_all_groups() -> None:
     }
     by_model = common | {"meter": "by_model", "usage": "4.5"}
     assert published(counting) == [
-        common | {"meter": "all", "group": "{}", "value": "3", "usage": "3", "events": 3},
         by_model | {"group": '{"a":"","z":"m"}', "value": "5.5", "events": 2},
         by_model | {"group": '{"a":"eu","z":"m"}', "value": "-1", "events": 1},
+        common | {"meter": "all", "group": "{}", "value": "3", "usage": "3", "events": 3},
     ]
 
 
 def test_only_what_changed_is_published() -> None:
-    shard = Shard()
-    count(used(1, model="m"), used(2, model="x"), shard=shard)
-    rows = published(count(used(4, model="x"), shard=shard))
+    totals = Totals()
+    count(used(1, model="m"), used(2, model="x"), totals=totals)
+    rows = published(count(used(4, model="x"), totals=totals)[0])
     assert [(row["group"], row["value"], row["usage"]) for row in rows] == [
-        ("{}", "4", "4"),
         ('{"a":"","z":"x"}', "6", "7"),
+        ("{}", "4", "4"),
     ]
 
 
@@ -107,24 +113,24 @@ def test_only_what_changed_is_published() -> None:
 def test_many_totals_are_spread_over_several_frames(
     rows_max: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counting = count(*[used(n, model=f"m{n}") for n in range(5)])
+    counting, _ = count(*[used(n, model=f"m{n}") for n in range(5)])
     whole = published(counting)
-    monkeypatch.setattr(shard_module, "_ROWS_MAX", rows_max)
-    assert len(list(counting.totals(7))) == -(-len(whole) // rows_max)
+    monkeypatch.setattr(total_columns, "_ROWS_MAX", rows_max)
+    assert len(list(counting.frames(7))) == -(-len(whole) // rows_max)
     assert published(counting) == whole
 
 
 def test_names_that_could_be_mixed_up_stay_apart() -> None:
-    rows = published(count(used(1, model="a", region=""), used(2, model="", region="a")))
-    assert [(row["group"], row["value"]) for row in rows[1:]] == [
+    rows = published(count(used(1, model="a", region=""), used(2, model="", region="a"))[0])
+    assert [(row["group"], row["value"]) for row in rows[:2]] == [
         ('{"a":"","z":"a"}', "1"),
         ('{"a":"a","z":""}', "2"),
     ]
 
 
 def test_alerts_come_in_the_order_of_the_log_then_of_meters_then_of_thresholds() -> None:
-    counting = count(used(5), used("1.5"), used(8))
-    alerts = [Alert.model_validate_json(each.value or b"") for each in counting.alerts()]
+    _, outgoing = count(used(5), used("1.5"), used(8))
+    alerts = [Alert.model_validate_json(each.value or b"") for each in outgoing]
     assert [(a.meter, a.threshold, a.value, a.event_id) for a in alerts] == [
         ("all", "100%", "5", "5{}"),
         ("by_model", "50%", "5", "5{}"),
@@ -133,4 +139,4 @@ def test_alerts_come_in_the_order_of_the_log_then_of_meters_then_of_thresholds()
     assert {(a.period_start, a.period_end, a.crossed_at) for a in alerts} == {
         (NOVEMBER, DECEMBER, NOVEMBER_20)
     }
-    assert [each.key for each in counting.alerts()] == [b"cus_1"] * 3
+    assert [each.key for each in outgoing] == [b"cus_1"] * 3

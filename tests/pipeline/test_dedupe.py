@@ -133,36 +133,41 @@ def days(count: int, day: int) -> np.ndarray[tuple[int], np.dtype[np.uint16]]:
     return np.full(count, day, dtype=np.uint16)
 
 
-def test_growing_keeps_every_identity_within_32_bytes_each_when_the_table_is_fullest() -> None:
+def test_growing_keeps_every_identity_within_32_bytes_each() -> None:
     table = IdTable()
-    fullest = []
     for begin in range(0, 200_000, 1_000):
-        held, count = table.bytes_held, len(table)
         assert not table.claim(unique(begin, begin + 1_000), days(1_000, 1)).any()
         assert len(table) == begin + 1_000
-        if table.bytes_held > held and count > 50_000:
-            fullest.append(held / count)
-    assert fullest
-    assert max(fullest) <= 32
+        assert begin < 50_000 or table.bytes_held / len(table) <= 32
     for begin in range(0, 200_000, 1_000):
         again = table.claim(unique(begin, begin + 1_000), days(1_000, 1))
         assert set(again.tolist()) == {Status.DUPLICATE}
 
 
-def test_a_table_that_is_made_as_large_as_another_takes_its_identities_without_growing() -> None:
+def test_a_table_that_is_made_as_large_as_another_hardly_grows() -> None:
     table, restored = IdTable(), IdTable()
     table.claim(unique(0, 3_000), days(3_000, 1))
     for begin in range(3_000, 53_000, 1_000):
         table.insert(unique(begin, begin + 1_000))
     restored.claim(unique(0, 3_000), days(3_000, 1))
     restored.grow(table.slots)
-    assert restored.bytes_held == table.bytes_held
+    held = restored.bytes_held
+    assert abs(held / table.bytes_held - 1) < 0.02
     for begin in range(3_000, 53_000, 1_000):
         restored.insert(unique(begin, begin + 1_000))
-    assert restored.slots == table.slots
+    assert restored.bytes_held <= held * 1.02
     assert sorted(restored.entries()[1]) == sorted(table.entries()[1])
     restored.grow(10)
-    assert restored.slots == table.slots
+    assert restored.bytes_held <= held * 1.02
+
+
+def test_no_batch_lets_much_of_the_table_grow() -> None:
+    """A part grows at a time, so that no batch waits for all of them."""
+    table = IdTable()
+    for begin in range(0, 300_000, 1_000):
+        slots = table.slots
+        table.insert(unique(begin, begin + 1_000))
+        assert begin < 20_000 or table.slots < 1.1 * slots
 
 
 def test_forgetting_gives_memory_back_and_keeps_the_rest() -> None:

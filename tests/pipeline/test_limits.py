@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.aggregate import Tally
+from pipeline.aggregate import Tally, running
 from pipeline.limits import Limits, Watched, crossings
 from schemas.definitions import Definitions
 from schemas.meter import Aggregation
@@ -51,10 +51,10 @@ def walk(
 ) -> list[tuple[int, str, int]]:
     """(position, threshold, usage) of each crossing; values in whole units, all at one time."""
     start = None if before is None else Tally(before * NANOS, 1, 0, 0)
-    events = [Tally(value * NANOS, 1, 0, 0) for value in values]
-    found = list(crossings(limit, fired, start, events, aggregation))
-    assert start is None or start.value == (before or 0) * NANOS
-    return [(position, name, usage // NANOS) for position, name, usage in found]
+    nanos = [value * NANOS for value in values]
+    found = list(crossings(limit, fired, running(aggregation, start, nanos, [0] * len(nanos))))
+    assert all((each.least, each.threshold) in limit.thresholds for each in found)
+    return [(each.position, each.threshold, each.usage // NANOS) for each in found]
 
 
 def test_thresholds_stand_in_order_of_what_they_ask_for() -> None:

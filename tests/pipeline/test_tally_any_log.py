@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline import shard as shard_module
 from pipeline import tally as tally_module
+from pipeline import total_columns
 from tests.pipeline.brute_force import Document, Outcome, Usage, expect
 from tests.pipeline.shard_log import (
     DAY_MS,
@@ -147,8 +148,9 @@ def test_dropping_the_memory_at_any_point_changes_nothing(
         # Snapshots every few events, in frames of two rows.
         small.setattr(tally_module, "_SNAPSHOT_IDS", data.draw(st.integers(1, 10)))
         small.setattr(tally_module, "_SEGMENT_IDS", data.draw(st.integers(0, 1)))
-        small.setattr(shard_module, "_ROWS_MAX", data.draw(st.sampled_from([1, 2, 100])))
-        small.setattr(shard_module, "_TEXT_MAX", data.draw(st.sampled_from([1, 20, 10_000])))
+        small.setattr(shard_module, "_IDS_MAX", data.draw(st.sampled_from([1, 2, 100])))
+        small.setattr(total_columns, "_ROWS_MAX", data.draw(st.sampled_from([1, 2, 100])))
+        small.setattr(total_columns, "_TEXT_MAX", data.draw(st.sampled_from([1, 20, 10_000])))
         found = count_all([(BEFORE, events)], data, crash=True)
     assert found == expect([(event, BEFORE) for event in events])
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import bill, tally
-from pipeline.count import Counting
+from pipeline import batch, bill
+from pipeline.batch import Batch
+from pipeline.cross import Crosser
 from pipeline.dedupe import IdTable
 from pipeline.record import Outgoing, Record
 from schemas import topics
@@ -47,9 +48,9 @@ def _thirty_days(bounds: Any) -> Any:
 
 
 def _only_the_first_threshold(alerts: Any) -> Any:
-    def planted(self: Counting) -> Any:
+    def planted(self: Crosser, events: Batch) -> Any:
         seen = set()
-        for alert in alerts(self):
+        for alert in alerts(self, events):
             if alert.key not in seen:
                 seen.add(alert.key)
                 yield alert
@@ -83,10 +84,10 @@ CORE = (
         replaced(IdTable, "claim", _first_wins),
     ),
     Bug("identities collide", replaced(IdTable, "claim", _of_eight_bits)),
-    Bug("month-end drift: months of 30 days", replaced(tally, "period_bounds", _thirty_days)),
+    Bug("month-end drift: months of 30 days", replaced(batch, "period_bounds", _thirty_days)),
     Bug(
         "a batch that crosses several thresholds alerts once",
-        replaced(Counting, "alerts", _only_the_first_threshold),
+        replaced(Crosser, "alerts", _only_the_first_threshold),
     ),
     Bug(
         "a re-aggregated value under a used identifier",

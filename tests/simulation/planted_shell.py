@@ -218,7 +218,9 @@ SHELL = (
     ),
     Bug(
         "a restore forgets which thresholds have fired",
-        replaced(TallyStage, "restore", _restored_without(lambda shard: shard.fired.clear())),
+        replaced(
+            TallyStage, "restore", _restored_without(lambda shard: shard.totals["fired"].fill(0))
+        ),
     ),
     Bug(
         "readers see what is not decided",

@@ -1,0 +1,46 @@
+"""Equal codes brought together."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Groups:
+    """The places of a column of codes by code.
+
+    `codes` has shape (n,), each at least 0. `distinct` are the g codes that occur, ascending;
+    `order` the places code by code, each code's in their order; those of code i are
+    `order[begins[i]:ends[i]]`.
+    """
+
+    def __init__(self, codes: NDArray[np.int64]) -> None:
+        count = len(codes)
+        bits = count.bit_length()
+        if int(codes.max(initial=0)) >> (62 - bits):
+            self.order = np.argsort(codes, kind="stable")
+            ordered = codes[self.order]
+        else:
+            # Ten times as fast: vector instructions sort plain integers, each with its place.
+            both = np.sort(codes << bits | np.arange(count))
+            self.order = both & ((1 << bits) - 1)
+            ordered = both >> bits
+        self.begins = np.flatnonzero(np.diff(ordered, prepend=-1))
+        self.ends = np.append(self.begins[1:], count) if count else self.begins
+        self.distinct = ordered[self.begins]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many places each code has."""
+        sizes: NDArray[np.int64] = self.ends - self.begins
+        return sizes
+
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """For each place the number of its code among the distinct ones, shape (n,)."""
+        numbers = np.empty_like(self.order)
+        numbers[self.order] = np.repeat(np.arange(len(self)), self.sizes)
+        return numbers

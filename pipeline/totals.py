@@ -1,0 +1,170 @@
+"""The totals of one shard as columns, a row each, in the order in which they came into being.
+
+A *sheet* is a meter in one period. Each customer who used the meter in it has one row for the usage
+over all groups, and, if the meter has a group_by, one for each group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.aggregate import Changes, Tally, merged
+from pipeline.exact import ExactColumn
+from pipeline.numbering import Numbering
+from schemas.meter import Aggregation
+from schemas.plan import Threshold
+
+Rows: TypeAlias = NDArray[np.int64]
+
+#: (meter, period start in ms).
+Sheet: TypeAlias = tuple[str, int]
+
+#: (meter, customer, period start in ms, group); group is None for the usage over all groups.
+TotalKey: TypeAlias = tuple[str, str, int, tuple[str, ...] | None]
+
+#: The number of no group: the row is the usage over all of them.
+ALL_GROUPS = 0
+
+#: What `watch` says of a row: nobody has looked yet; no threshold of the customer's plan is open;
+#: the lowest open one is in `open_nanos`.
+UNKNOWN, NOTHING, OPEN = 0, 1, 2
+
+_COLUMNS = np.dtype(
+    [
+        ("events", np.int64),
+        # The time of the event that holds a `latest` value.
+        ("latest_ns", np.int64),
+        ("as_of_ms", np.int64),
+        ("sheet", np.int32),
+        ("customer", np.int32),
+        ("group", np.int32),
+        # Where the usage over all groups stands, which may be the row itself.
+        ("usage", np.int32),
+        ("fired", np.int32),
+        ("watch", np.int8),
+    ]
+)
+_ROWS_AT_FIRST = 256
+
+
+class Totals:
+    """What has been counted, by row number. Rows are added and changed, never taken away."""
+
+    def __init__(self) -> None:
+        self.sheets: Numbering[Sheet] = Numbering()
+        self.customers: Numbering[str] = Numbering()
+        self.groups: Numbering[tuple[str, ...] | None] = Numbering([None])
+        #: Combinations of crossed thresholds, by name.
+        self.crossed: Numbering[tuple[Threshold, ...]] = Numbering([()])
+        self.nanos = ExactColumn()
+        self.open_nanos = ExactColumn()
+        self._columns = np.zeros(0, dtype=_COLUMNS)
+        self._count = 0
+        self._usage: dict[int, int] = {}
+        self._groups: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, column: str) -> NDArray[Any]:
+        """One column of all rows, to be read and written."""
+        return self._columns[column][: self._count]
+
+    def rows(self, sheets: Rows, customers: Rows, groups: Rows) -> Rows:
+        """The rows of distinct totals, by numbers; those that are new are added, in this order.
+
+        A total's usage over all groups must be known, or stand among them.
+        """
+        is_usage = groups == ALL_GROUPS
+        of_customer = sheets << 32 | customers
+        usage = _found(self._usage, of_customer)
+        rows = np.where(is_usage, usage, -1)
+        if not is_usage.all():
+            known = ~is_usage & (usage >= 0)
+            rows[known] = _found(self._groups, usage[known] << 32 | groups[known])
+        new = np.flatnonzero(rows < 0)
+        if not len(new):
+            return rows
+        rows[new] = np.arange(self._count, self._count + len(new))
+        added = new[is_usage[new]]
+        self._usage.update(zip(of_customer[added].tolist(), rows[added].tolist(), strict=True))
+        grouped = new[~is_usage[new]]
+        if len(grouped):
+            usage[grouped] = _found(self._usage, of_customer[grouped])
+            keys = usage[grouped] << 32 | groups[grouped]
+            self._groups.update(zip(keys.tolist(), rows[grouped].tolist(), strict=True))
+        usage[added] = rows[added]
+        self._append(
+            sheet=sheets[new], customer=customers[new], group=groups[new], usage=usage[new]
+        )
+        return rows
+
+    def merge(self, rows: Rows, changes: Changes, aggregation: Aggregation) -> None:
+        """Add to the totals in `rows` what came later in the log, one change each."""
+        events, latest_ns, as_of_ms = self["events"], self["latest_ns"], self["as_of_ms"]
+        is_new = events[rows] == 0
+        is_later = is_new | (changes.latest_ns >= latest_ns[rows])
+        before = self.nanos.read(rows)
+        after = merged(aggregation, before, changes.nanos, is_new=is_new, is_later=is_later)
+        self.nanos.write(rows, after)
+        events[rows] += changes.events
+        latest_ns[rows] = np.where(is_later, changes.latest_ns, latest_ns[rows])
+        as_of_ms[rows] = np.where(
+            is_new, changes.as_of_ms, np.maximum(as_of_ms[rows], changes.as_of_ms)
+        )
+
+    def forget_limits(self) -> None:
+        """Other limits hold from now on."""
+        self["watch"].fill(UNKNOWN)
+
+    def key(self, row: int) -> TotalKey:
+        """Which total stands in a row."""
+        meter, start_ms = self.sheets[int(self["sheet"][row])]
+        customer = self.customers[int(self["customer"][row])]
+        return meter, customer, start_ms, self.groups[int(self["group"][row])]
+
+    def tally(self, row: int) -> Tally | None:
+        """What stands in a row; None if nothing was counted into it yet."""
+        events, latest_ns, as_of_ms = (
+            int(self[column][row]) for column in ("events", "latest_ns", "as_of_ms")
+        )
+        (nanos,) = self.nanos.read(np.array([row])).tolist()
+        return Tally(nanos, events, latest_ns, as_of_ms) if events else None
+
+    def fired(self, row: int) -> tuple[Threshold, ...]:
+        """The thresholds that the usage in a row has crossed, sorted by name."""
+        return self.crossed[int(self["fired"][row])]
+
+    def all_fired(self) -> Iterator[tuple[TotalKey, tuple[Threshold, ...]]]:
+        """Every usage that has crossed any threshold, and which ones."""
+        for row in np.flatnonzero(self["fired"]).tolist():
+            yield self.key(row), self.fired(row)
+
+    def _append(self, **columns: Rows) -> None:
+        begin, end = self._count, self._count + len(columns["sheet"])
+        if end > len(self._columns):
+            grown = np.zeros(max(end, 2 * begin, _ROWS_AT_FIRST), dtype=_COLUMNS)
+            grown[:begin] = self._columns[:begin]
+            self._columns = grown
+            self.nanos.reserve(len(grown))
+            self.open_nanos.reserve(len(grown))
+        for name, column in columns.items():
+            self._columns[name][begin:end] = column
+        self._count = end
+
+
+def distinct(rows: list[Rows]) -> Rows:
+    """The rows that occur in any of `rows`, ascending."""
+    ordered = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+    found: Rows = ordered[np.diff(ordered, prepend=-1) > 0]
+    return found
+
+
+def _found(index: dict[int, int], keys: Rows) -> Rows:
+    """The rows of `keys`, -1 for what is not there."""
+    return np.fromiter(map(index.get, keys.tolist(), repeat(-1)), np.int64, len(keys))

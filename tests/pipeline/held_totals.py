@@ -1,0 +1,42 @@
+"""Totals of a shard as a dictionary, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import pyarrow as pa
+
+from pipeline.aggregate import Tally
+from pipeline.total_columns import keep
+from pipeline.totals import TotalKey, Totals
+from schemas.quantity import plain
+from schemas.segment import TOTAL_COLUMNS
+
+
+def hold(totals: Totals, wanted: Mapping[TotalKey, tuple[Tally, Collection[str]]]) -> None:
+    """Have these totals, with the thresholds that they have crossed."""
+    rows = [
+        {
+            "customer": customer,
+            "meter": meter,
+            "period_start_ms": start_ms,
+            "group": group,
+            "value": plain(tally.value),
+            "events": tally.events,
+            "latest_ns": tally.latest_ns,
+            "as_of_ms": tally.as_of_ms,
+            "fired": sorted(fired),
+        }
+        for (meter, customer, start_ms, group), (tally, fired) in wanted.items()
+    ]
+    keep(totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
+
+
+def held(totals: Totals) -> dict[TotalKey, tuple[Tally, tuple[str, ...]]]:
+    """All totals, in the order in which they came into being."""
+    found = {}
+    for row in range(len(totals)):
+        tally = totals.tally(row)
+        assert tally is not None
+        found[totals.key(row)] = tally, totals.fired(row)
+    return found
