@@ -46,7 +46,7 @@ from streams.mirrored import MirroredClients
 from streams.read import topic_id
 from streams.stage import SESSION_TIMEOUT_MS
 from streams.topics import create_topics
-from streams.transact import spare_the_collector
+from streams.transact import tune_process
 
 _STATE = topics.TALLY_STATE.name
 _MODELS = ("small", "medium", "large")
@@ -145,7 +145,7 @@ def restore(address: str, directory: str) -> Restored:
     clients: Clients = MirroredClients(
         ConfluentClients(kafka), Path(directory), _STATE, lambda: topic_id(kafka, _STATE)
     )
-    spare_the_collector()
+    tune_process()
     wall, cpu = time.perf_counter(), time.process_time()
     shards = [
         restore_shard(map(open_frame, clients.read_to_end(_STATE, number, 0)))

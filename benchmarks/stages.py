@@ -44,7 +44,7 @@ from streams.read import read_to_end
 from streams.stage import Stage
 from streams.tally import TallyStage
 from streams.topics import create_topics
-from streams.transact import Transactor, spare_the_collector
+from streams.transact import Transactor, tune_process
 
 CUSTOMERS = 10_000
 SEED = 20_261_120
@@ -251,7 +251,7 @@ def _run(stage: Stage, address: str, *, records: int, count: int) -> Measured:
     pa.array([1]).to_pandas()  # imports what pyarrow otherwise imports on the first record
     watched = _Watched(stage, records)
     stop = _Committed(watched, count)
-    spare_the_collector()
+    tune_process()
     clients = ConfluentClients({"bootstrap.servers": address})
     Transactor(watched, clients, instance="benchmark", stop=stop).run()
     if stop.measured is None:

@@ -10,7 +10,7 @@ from pipeline.compiled import compiled
 
 
 def gather(
-    text: bytes, begins: NDArray[np.int64], ends: NDArray[np.int64], kind: pa.DataType
+    text: bytes | memoryview, begins: NDArray[np.int32], ends: NDArray[np.int32], kind: pa.DataType
 ) -> pa.Array:
     """The pieces between `begins` and `ends`, shape (n,) each, as an array of a binary `kind`.
 
@@ -20,23 +20,6 @@ def gather(
     return pa.Array.from_buffers(
         kind, len(begins), [None, pa.py_buffer(offsets), pa.py_buffer(pieces)]
     )
-
-
-def gather_pairs(
-    text: bytes,
-    begins: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    more_begins: NDArray[np.int64],
-    more_ends: NDArray[np.int64],
-) -> list[bytes]:
-    """Two pieces each, after the length of the first one in decimal and a colon."""
-    offsets, pieces = _gather_pairs(
-        np.frombuffer(text, dtype=np.uint8), begins, ends, more_begins, more_ends
-    )
-    found: list[bytes] = pa.Array.from_buffers(
-        pa.binary(), len(begins), [None, pa.py_buffer(offsets), pa.py_buffer(pieces)]
-    ).to_pylist()
-    return found
 
 
 @compiled
@@ -72,7 +55,7 @@ def renumber(
 
 @compiled
 def _gather(
-    text: NDArray[np.uint8], begins: NDArray[np.int64], ends: NDArray[np.int64]
+    text: NDArray[np.uint8], begins: NDArray[np.int32], ends: NDArray[np.int32]
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     count = len(begins)
     offsets = np.zeros(count + 1, dtype=np.int32)
@@ -82,47 +65,6 @@ def _gather(
     for row in range(count):
         to = offsets[row]
         for at in range(begins[row], ends[row]):
-            pieces[to] = text[at]
-            to += 1
-    return offsets, pieces
-
-
-@compiled
-def _gather_pairs(
-    text: NDArray[np.uint8],
-    begins: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    more_begins: NDArray[np.int64],
-    more_ends: NDArray[np.int64],
-) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    count = len(begins)
-    offsets = np.zeros(count + 1, dtype=np.int32)
-    for row in range(count):
-        length = ends[row] - begins[row]
-        digits = 1
-        rest = length // 10
-        while rest:
-            digits += 1
-            rest //= 10
-        size = digits + 1 + length + more_ends[row] - more_begins[row]
-        offsets[row + 1] = offsets[row] + size
-    pieces = np.empty(offsets[count], dtype=np.uint8)
-    for row in range(count):
-        to = offsets[row]
-        length = ends[row] - begins[row]
-        power = 1
-        while power * 10 <= length:
-            power *= 10
-        while power:
-            pieces[to] = 48 + length // power % 10
-            to += 1
-            power //= 10
-        pieces[to] = 58
-        to += 1
-        for at in range(begins[row], ends[row]):
-            pieces[to] = text[at]
-            to += 1
-        for at in range(more_begins[row], more_ends[row]):
             pieces[to] = text[at]
             to += 1
     return offsets, pieces

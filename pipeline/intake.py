@@ -18,14 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.decode import PLAIN_HEADERS, decode_data, decode_event
 from pipeline.errors import Reject
-from pipeline.identify import (
-    content_hash,
-    content_hashes,
-    fingerprints,
-    identities,
-    identity,
-    identity_columns,
-)
+from pipeline.identify import fingerprints, hashes
 from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
@@ -41,6 +34,15 @@ from schemas.frame import Kind, seal
 _READS_NOTHING = Reading((), ())
 _LAST_MS = LAST_NS // 10**6
 _USUAL_HEADERS = ((), PLAIN_HEADERS)
+_EXAMPLE = Record(
+    topics.EVENTS.name,
+    partition=0,
+    offset=0,
+    timestamp_ms=0,
+    key=None,
+    value=b'{"specversion":"1.0","id":"1","source":"/","type":"t","subject":"s",'
+    b'"time":"2026-11-20T09:30:00Z","data":{}}',
+)
 
 
 class _Row(NamedTuple):
@@ -50,10 +52,11 @@ class _Row(NamedTuple):
     record: Record
     time: str
     time_ns: int
-    identity: bytes
-    content_hash: int
+    source: str
+    event_id: str
     event_type: str
     customer: str
+    data: bytes
     original: bytes
     quantities: list[int | Decimal]
     texts: list[str]
@@ -69,6 +72,8 @@ class Intake:
         self._dimension_paths = {kind: read.dimensions for kind, read in self._readings.items()}
         self._scanner = Scanner(self._readings)
         self._router = Router(shards)
+        # Machine code is made now, and not within the first transaction.
+        self.step([_EXAMPLE])
 
     def announce(self) -> list[Outgoing]:
         """The definitions, for every shard; must be written before the first pack cut by them."""
@@ -107,12 +112,11 @@ class Intake:
     def _scan(self, arrived: Records) -> tuple[Scanned, list[int]]:
         """What is usual, and the places of what is not."""
         values, headers, received = arrived.values, arrived.headers, arrived.timestamps_ms
-        usual_headers = sum(map(headers.count, _USUAL_HEADERS))
-        in_range = 0 <= min(received, default=0) <= max(received, default=0) < _LAST_MS
-        if usual_headers < len(values) or not in_range:
+        in_range = (received >= 0) & (received < _LAST_MS)
+        if sum(map(headers.count, _USUAL_HEADERS)) < len(values) or not in_range.all():
             values = [
-                value if header in _USUAL_HEADERS and 0 <= at < _LAST_MS else None
-                for value, header, at in zip(values, headers, received, strict=True)
+                value if header in _USUAL_HEADERS and is_in_range else None
+                for value, header, is_in_range in zip(values, headers, in_range, strict=True)
             ]
         scanned = self._scanner.scan([value or b"" for value in values])
         if len(scanned.rows) == len(values):
@@ -123,18 +127,18 @@ class Intake:
 
     def _columns_of_usual(self, arrived: Records, scanned: Scanned) -> EventColumns:
         rows = scanned.rows
-        id_high, id_low = identity_columns(identities(scanned.pairs(SOURCE, ID)))
-        hashes = content_hashes(scanned.pairs(TYPE, SUBJECT), scanned.bytes_of(DATA))
+        id_high, id_low = scanned.hashes(SOURCE, ID)
+        said, _ = scanned.hashes(TYPE, SUBJECT, DATA)
         types = scanned.types
         return EventColumns(
             rows=rows,
             source_partitions=arrived.partitions[rows],
             source_offsets=arrived.offsets[rows],
-            received_ms=np.array(arrived.timestamps_ms, dtype=np.int64)[rows],
+            received_ms=arrived.timestamps_ms[rows],
             times_ns=scanned.times_ns,
             id_high=id_high,
             id_low=id_low,
-            fingerprints=fingerprints(hashes, scanned.times_ns),
+            fingerprints=fingerprints(said, scanned.times_ns),
             types=types.dictionary_decode(),
             customers=scanned.strings(SUBJECT),
             originals=scanned.originals(),
@@ -178,10 +182,11 @@ class Intake:
             record,
             envelope.time,
             INVALID,
-            identity(envelope.source, envelope.id),
-            content_hash(envelope.type, envelope.subject, sent),
+            envelope.source,
+            envelope.id,
             envelope.type,
             envelope.subject,
+            sent,
             original,
             reading.quantities(data),
             reading.texts(data),
@@ -189,9 +194,15 @@ class Intake:
 
     def _columns_of_others(self, rows: Sequence[_Row]) -> EventColumns:
         times_ns = np.array([row.time_ns for row in rows], dtype=np.int64)
-        id_high, id_low = identity_columns([row.identity for row in rows])
-        hashes = np.array([row.content_hash for row in rows], dtype=np.uint64)
         types = [row.event_type for row in rows]
+        id_high, id_low = hashes(
+            [row.source.encode() for row in rows], [row.event_id.encode() for row in rows]
+        )
+        said, _ = hashes(
+            [event_type.encode() for event_type in types],
+            [row.customer.encode() for row in rows],
+            [row.data for row in rows],
+        )
         texts = _spread(types, [row.texts for row in rows], self._dimension_paths)
         return EventColumns(
             rows=np.array([row.place for row in rows], dtype=np.int64),
@@ -201,7 +212,7 @@ class Intake:
             times_ns=times_ns,
             id_high=id_high,
             id_low=id_low,
-            fingerprints=fingerprints(hashes, times_ns),
+            fingerprints=fingerprints(said, times_ns),
             types=pa.array(types, pa.string()),
             customers=pa.array([row.customer for row in rows], pa.string()),
             originals=pa.array([row.original for row in rows], pa.binary()),

@@ -96,10 +96,10 @@ class Records(Sequence[Record]):
         """The offset of each, shape (n,)."""
         return np.array([record.offset for record in self], dtype=np.int64)
 
-    @property
-    def timestamps_ms(self) -> list[int]:
-        """The timestamp of each, in milliseconds since 1970."""
-        return [record.timestamp_ms for record in self]
+    @cached_property
+    def timestamps_ms(self) -> NDArray[np.int64]:
+        """The timestamp of each, in milliseconds since 1970, shape (n,)."""
+        return np.array([record.timestamp_ms for record in self], dtype=np.int64)
 
     @property
     def values(self) -> list[bytes | None]:

@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.decode import NAME_CHARACTERS_MAX
-from pipeline.gather import gather, gather_pairs
+from pipeline.gather import gather
+from pipeline.hash_parts import Hashes, hash_parts
 from pipeline.measure import Reading
 from pipeline.scan_event import (
     ABSENT,
@@ -36,10 +37,11 @@ from pipeline.scan_event import (
     TIME,
     TYPE,
     VERSION,
-    WORD_BYTES,
+    Places,
     read_times,
     scan_events,
 )
+from pipeline.words import WORD_BYTES, words_of
 from schemas.meter import path_steps
 
 _NAMES = (ID, SOURCE, TYPE, SUBJECT)
@@ -57,11 +59,11 @@ class Scanned:
 
     text: bytes
     rows: NDArray[np.int64]
-    bounds: NDArray[np.int64]
+    bounds: Places
     times_ns: NDArray[np.int64]
     types: pa.Array
-    begins: NDArray[np.int64]
-    ends: NDArray[np.int64]
+    begins: Places
+    ends: Places
     integers: NDArray[np.int64]
     members: Mapping[str, int]
 
@@ -69,20 +71,15 @@ class Scanned:
         """An attribute as strings."""
         return gather(self.text, self.begins[number], self.ends[number], pa.string())
 
-    def bytes_of(self, number: int) -> list[bytes]:
-        """An attribute, or the data, as it was sent; empty where it is absent."""
-        column = gather(self.text, self.begins[number], self.ends[number], pa.binary())
-        found: list[bytes] = column.to_pylist()
-        return found
-
-    def pairs(self, first: int, second: int) -> list[bytes]:
-        """Two attributes each, after the length of the first one and a colon."""
-        return gather_pairs(
-            self.text, self.begins[first], self.ends[first], self.begins[second], self.ends[second]
-        )
+    def hashes(self, *numbers: int) -> Hashes:
+        """Hashes of some attributes, or the data, as they were sent; absent ones are empty."""
+        return hash_parts(words_of(self.text), self.begins, self.ends, np.array(numbers))
 
     def originals(self) -> pa.Array:
         """The events as they were sent."""
+        if len(self.rows) == len(self.bounds) - 1:
+            buffers = [None, pa.py_buffer(self.bounds), pa.py_buffer(self.text)]
+            return pa.Array.from_buffers(pa.binary(), len(self.rows), buffers)
         return gather(self.text, self.bounds[self.rows], self.bounds[self.rows + 1], pa.binary())
 
     def texts(self, path: str) -> pa.Array:
@@ -109,21 +106,21 @@ class Scanner:
         self._names = np.frombuffer(b"".join([*names, SENTINEL]), dtype=np.uint8)
         self._name_bounds = np.cumsum([0, *map(len, names)])
         self._name_words = np.array([_word(name) for name in names], dtype=np.uint64)
-        self.scan([])  # machine code is made now, and not within the first transaction
 
     def scan(self, values: Sequence[bytes]) -> Scanned:
         """What is usual among `values`, of less than 2 GiB together."""
         text = b"".join([*values, SENTINEL])
-        bounds = np.zeros(len(values) + 1, dtype=np.int64)
-        np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=bounds[1:])
+        bounds = np.zeros(len(values) + 1, dtype=np.int32)
+        np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=bounds[1:])
         shape = (self._count, len(values))
         usual = np.zeros(len(values), dtype=np.bool_)
         kinds = np.zeros(shape, dtype=np.uint8)
-        begins, ends, integers = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-        octets = np.frombuffer(text, dtype=np.uint8)
+        begins, ends = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
+        integers = np.zeros(shape, dtype=np.int64)
+        octets, words = np.frombuffer(text, dtype=np.uint8), words_of(text)
         scan_events(
             octets,
-            np.ndarray((len(text) - WORD_BYTES + 1,), np.dtype("<u8"), text, 0, (1,)),
+            words,
             bounds,
             self._names,
             self._name_bounds,
@@ -170,8 +167,8 @@ class Scanner:
 def _are_attributes_usual(
     octets: NDArray[np.uint8],
     kinds: NDArray[np.uint8],
-    begins: NDArray[np.int64],
-    ends: NDArray[np.int64],
+    begins: Places,
+    ends: Places,
 ) -> NDArray[np.bool_]:
     """Which events have all attributes that they must have, and none that is not read here."""
     usual: NDArray[np.bool_] = (kinds[BASE64] == ABSENT) & (kinds[TIME] == TEXT)
@@ -190,8 +187,8 @@ def _is(
     text: bytes,
     number: int,
     octets: NDArray[np.uint8],
-    begins: NDArray[np.int64],
-    ends: NDArray[np.int64],
+    begins: Places,
+    ends: Places,
 ) -> NDArray[np.bool_]:
     """Which events have `text` as an attribute."""
     same: NDArray[np.bool_] = ends[number] - begins[number] == len(text)

@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from pipeline.compiled import compiled
 from pipeline.decode import EVENT_BYTES_MAX
+from pipeline.words import FIRST_BYTES, WORD_BYTES, Words
 
 Bytes: TypeAlias = NDArray[np.uint8]
-Words: TypeAlias = NDArray[np.uint64]
-Places: TypeAlias = NDArray[np.int64]
+Places: TypeAlias = NDArray[np.int32]
 
-WORD_BYTES = 8
 SENTINEL = b'"' * 2 * WORD_BYTES
 
 #: What an event may have, by its column; members of data that meters read come after these.
@@ -55,7 +54,6 @@ _BACKSLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 _BLANKS = np.uint64(0x2020202020202020)
 _ONE = np.uint64(1)
 _TOP_BYTE = np.uint64(56)
-_FIRST_BYTES = np.array([256**count - 1 for count in range(WORD_BYTES + 1)], dtype=np.uint64)
 
 _SECONDS_LENGTH = len("2026-11-20T09:30:00")
 _DIGITS = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
@@ -70,13 +68,13 @@ def scan_events(
     words: Words,
     bounds: Places,
     names: Bytes,
-    name_bounds: Places,
+    name_bounds: NDArray[np.int64],
     name_words: Words,
     usual: NDArray[np.bool_],
     kinds: Bytes,
     begins: Places,
     ends: Places,
-    integers: Places,
+    integers: NDArray[np.int64],
 ) -> None:
     """Fill the last five columns: whether each event has the usual form, and where its parts lie.
 
@@ -130,7 +128,7 @@ def scan_events(
             else:
                 # The name of an attribute or a member: which one is it?
                 number = -1
-                first = words[begin] & _FIRST_BYTES[min(length, WORD_BYTES)]
+                first = words[begin] & FIRST_BYTES[min(length, WORD_BYTES)]
                 for known in range(
                     MEMBERS if within_data else 0, len(name_words) if within_data else MEMBERS
                 ):
@@ -214,7 +212,7 @@ def scan_events(
 
 
 @compiled
-def read_times(text: Bytes, begins: Places, ends: Places, instants: Places) -> None:
+def read_times(text: Bytes, begins: Places, ends: Places, instants: NDArray[np.int64]) -> None:
     """Nanoseconds since 1970 of times in UTC; negative for what is not written in the usual way."""
     for row in range(len(instants)):
         at, end = begins[row], ends[row]

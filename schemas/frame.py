@@ -28,7 +28,8 @@ import xxhash
 MAGIC = b"ML"
 VERSION = 1
 _LENGTH = struct.Struct("<I")
-_PREFIX = struct.Struct("<2sBBQI")
+_PREFIX = struct.Struct("<2sBBQ")
+_HEADER_AT = _PREFIX.size + _LENGTH.size
 #: Arrow IPC: a message of no length.
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _encode_json = msgspec.json.Encoder(order="sorted").encode
@@ -60,13 +61,14 @@ class Frame:
 def seal(kind: Kind, header: dict[str, Any], parts: Sequence[pa.RecordBatch] = ()) -> bytes:
     """The bytes of a frame."""
     text = _encode_json(header)
-    body: list[memoryview | bytes] = [text]
+    body: list[memoryview | bytes] = [_LENGTH.pack(len(text)), text]
     for part in parts:
         stream = _stream(part)
         body += [_LENGTH.pack(sum(map(len, stream))), *stream]
-    content = b"".join(body)
-    checksum = xxhash.xxh3_64_intdigest(_LENGTH.pack(len(text)) + content, seed=kind)
-    return _PREFIX.pack(MAGIC, VERSION, kind, checksum, len(text)) + content
+    checksum = xxhash.xxh3_64(seed=kind)
+    for piece in body:
+        checksum.update(piece)
+    return b"".join([_PREFIX.pack(MAGIC, VERSION, kind, checksum.intdigest()), *body])
 
 
 def _stream(part: pa.RecordBatch) -> list[memoryview | bytes]:
@@ -87,16 +89,17 @@ def unseal(frame: bytes) -> Frame:
     Raises:
         FrameError: naming what is wrong and the remedy.
     """
-    if len(frame) < _PREFIX.size or frame[:2] != MAGIC:
+    if len(frame) < _HEADER_AT or frame[:2] != MAGIC:
         raise FrameError("not a Meterline frame; something else writes to this topic: find it")
-    _, version, kind, checksum, header_length = _PREFIX.unpack_from(frame)
+    _, version, kind, checksum = _PREFIX.unpack_from(frame)
     if version != VERSION:
         raise FrameError(f"frame version {version}, this program reads {VERSION}; upgrade it")
-    if xxhash.xxh3_64_intdigest(memoryview(frame)[12:], seed=kind) != checksum:
+    if xxhash.xxh3_64_intdigest(memoryview(frame)[_PREFIX.size :], seed=kind) != checksum:
         raise FrameError("checksum mismatch; the record is damaged: restore it from a replica")
     if kind not in Kind._value2member_map_:
         raise FrameError(f"frame kind {kind} is unknown to this program; upgrade it")
-    header_end = _PREFIX.size + header_length
+    (header_length,) = _LENGTH.unpack_from(frame, _PREFIX.size)
+    header_end = _HEADER_AT + header_length
     view = memoryview(frame)
     parts = []
     at = header_end
@@ -106,4 +109,4 @@ def unseal(frame: bytes) -> Frame:
         with pa.ipc.open_stream(pa.py_buffer(view[at : at + length])) as reader:
             parts.append(reader.read_next_batch())
         at += length
-    return Frame(Kind(kind), msgspec.json.decode(view[_PREFIX.size : header_end]), tuple(parts))
+    return Frame(Kind(kind), msgspec.json.decode(view[_HEADER_AT:header_end]), tuple(parts))

@@ -130,9 +130,8 @@ class ConfluentConsumer:
             finally:
                 # An error whose frames hold it is a cycle that keeps clients and their threads.
                 del raised
-        for error in map(Message.error, messages):
-            if error is not None:
-                raise KafkaException(error)
+        if any(map(Message.error, messages)):
+            raise KafkaException(next(filter(None, map(Message.error, messages))))
         return Messages(messages)
 
     def committed(self, places: Sequence[Place]) -> dict[Place, Committed]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from operator import itemgetter
 from sys import intern
 from typing import Any, Literal
 
@@ -72,10 +73,11 @@ class Messages(Records):
         """The offset of each, shape (n,)."""
         return np.fromiter(map(Message.offset, self._records), np.int64, len(self))
 
-    @property
-    def timestamps_ms(self) -> list[int]:
-        """The timestamp of each, in milliseconds since 1970."""
-        return [message.timestamp()[1] for message in self._records]
+    @cached_property
+    def timestamps_ms(self) -> NDArray[np.int64]:
+        """The timestamp of each, in milliseconds since 1970, shape (n,)."""
+        pairs = map(Message.timestamp, self._records)
+        return np.fromiter(map(itemgetter(1), pairs), np.int64, len(self))
 
     @property
     def values(self) -> list[bytes | None]:
@@ -85,10 +87,10 @@ class Messages(Records):
     @property
     def headers(self) -> list[Headers]:
         """The headers of each."""
-        return [
-            tuple(sent) if sent else ()  # type: ignore[arg-type]
-            for sent in map(Message.headers, self._records)
-        ]
+        headers = list(map(Message.headers, self._records))
+        if not any(headers):
+            return [()] * len(headers)
+        return [tuple(sent) if sent else () for sent in headers]  # type: ignore[arg-type]
 
 
 def read_to_end(

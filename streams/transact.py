@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 
+import pyarrow as pa
 import structlog
 from confluent_kafka import KafkaException
 
@@ -22,12 +23,16 @@ log = structlog.get_logger()
 _PAUSE_SECONDS = 0.5
 
 
-def spare_the_collector() -> None:
-    """Once for a process that transacts: what a step makes has no cycles, so looking for them again
-    and again finds nothing.
+def tune_process() -> None:
+    """Once for a process that transacts, before it does.
+
+    What a step makes has no cycles, so looking for them again and again finds nothing; and it is as
+    large as what the step before made, so memory that is given back to the system in between is
+    asked for again, page by page.
     """
     gc.freeze()
     gc.set_threshold(100_000, 50, 50)
+    pa.set_memory_pool(pa.system_memory_pool())
 
 
 class Transactor:
@@ -45,7 +50,7 @@ class Transactor:
         instance: str,
         stop: StopSignal,
         linger_ms: int = 10,
-        batch_max: int = 10_000,
+        batch_max: int = 50_000,
         batch_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
         self._stage = stage

@@ -74,7 +74,7 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
     from streams.read import partition_count, topic_id
     from streams.stage import Stage, member_of
     from streams.tally import TallyStage
-    from streams.transact import Transactor, spare_the_collector
+    from streams.transact import Transactor, tune_process
 
     kafka = settings.kafka()
     linger_ms = settings.linger_ms
@@ -91,7 +91,7 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
     else:
         wired = BillStage(read_definitions(settings.config), shards)
         linger_ms = settings.bill_linger_ms
-    spare_the_collector()
+    tune_process()
     Transactor(wired, clients, instance=instance, stop=stop, linger_ms=linger_ms).run()
 
 
