@@ -1,6 +1,7 @@
 """Kafka records become usage events, or rejections with reason and remedy.
 
-Both content modes of CloudEvents 1.0 on Kafka are read. Structured mode is one JSON document;
+Both content modes of CloudEvents 1.0 on Kafka are read; records that hold many events have been
+taken apart before (`pipeline.unpack`). Structured mode is one JSON document;
 binary mode is turned into the same document, its data byte for byte, so that from here on there is
 one form. A record without `ce_` headers and without a CloudEvents content type is tried as
 structured mode, because that is what a program without a CloudEvents library sends.
@@ -18,8 +19,9 @@ import msgspec
 
 from pipeline.errors import Reject
 from pipeline.record import Headers, Record
+from pipeline.unpack import PLAIN_HEADERS, elements, media_type_of
 from schemas.quantity import exact_number
-from schemas.usage_event import HEADER_PREFIX, STRUCTURED
+from schemas.usage_event import HEADER_PREFIX, PACKED, STRUCTURED
 
 #: Names go into keys, alerts and state, so they must be small beside a record.
 NAME_CHARACTERS_MAX = 16_384
@@ -67,9 +69,6 @@ _BACKSLASH = ord("\\")
 _COMPACT_LENGTH = len(
     b'{"specversion":"1.0","id":"","source":"","type":"","subject":"","time":"","data":}'
 )
-
-#: What our own producer and most others send; looked at before anything slower.
-PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 #: In binary mode the data is the record's value, never a header.
 _NO_HEADERS = frozenset({"data", "data_base64"})
@@ -150,8 +149,8 @@ def structured(headers: Headers, value: bytes) -> bytes:
     """The structured form of a record with headers, whatever its mode.
 
     Raises:
-        Reject: for batch mode, other formats than JSON, and headers that are not UTF-8, occur
-            twice, or would stand for the data.
+        Reject: for many events that could not be taken apart, other formats than JSON, and headers
+            that are not UTF-8, occur twice, or would stand for the data.
     """
     attributes: dict[str, str] = {}
     content_type = ""
@@ -174,13 +173,16 @@ def structured(headers: Headers, value: bytes) -> bytes:
                 content_type = text
             else:
                 attributes[lowered[len(HEADER_PREFIX) :]] = text
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = media_type_of(content_type)
     if media_type.startswith("application/cloudevents"):
-        if media_type not in ("application/cloudevents", "application/cloudevents+json"):
+        if media_type not in ("application/cloudevents", STRUCTURED):
+            if media_type == PACKED:
+                elements(value)  # says why this record could not be taken apart
             raise Reject(
                 "unsupported_mode",
                 f"Content type {media_type:.100} is not one event in JSON.",
-                remedy="Send each event as a record of its own, as application/cloudevents+json.",
+                remedy=f"Send each event as a record of its own, as {STRUCTURED}, or many as a "
+                f"JSON array, as {PACKED}.",
             )
         return value
     if not attributes:
@@ -273,7 +275,7 @@ def _ambiguous(what: str) -> Reject:
 
 
 def _is_json(content_type: str) -> bool:
-    media_type = content_type.partition(";")[0].strip().lower()
+    media_type = media_type_of(content_type)
     return media_type in ("application/json", "text/json") or media_type.endswith("+json")
 
 
@@ -291,7 +293,7 @@ def _diagnosis(value: bytes) -> Reject:
         return Reject(
             "not_a_cloudevent",
             "The value is JSON, but not an object.",
-            remedy="Send one CloudEvent a record; Kafka has no batch mode.",
+            remedy=f"Send one CloudEvent a record, or an array of them as {PACKED}.",
         )
     version = document.get("specversion")
     if version != "1.0":

@@ -1,7 +1,8 @@
 """Intake: records of usage.events in, packs and rejections out. Stateless and pure.
 
-What is usual goes through `pipeline.scan`, many events at a time; whatever else there may be goes
-through `pipeline.decode`, one by one. Both become the same columns; each record keeps its place.
+A record that holds many events is taken apart first, by `pipeline.unpack`. What is usual goes
+through `pipeline.scan`, many events at a time; whatever else there may be goes through
+`pipeline.decode`, one by one. Both become the same columns; each event keeps its place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.decode import PLAIN_HEADERS, decode_data, decode_event
+from pipeline.decode import decode_data, decode_event
 from pipeline.errors import Reject
 from pipeline.identify import fingerprints, hashes
 from pipeline.instant import INVALID, LAST_NS, parse_instants
@@ -27,6 +28,7 @@ from pipeline.reject import rejected
 from pipeline.route import Router
 from pipeline.scan import Scanned, Scanner
 from pipeline.scan_event import DATA, ID, SOURCE, SUBJECT, TYPE
+from pipeline.unpack import PLAIN_HEADERS, unpacked
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Kind, seal
@@ -90,9 +92,13 @@ class Intake:
         ]
 
     def step(self, records: Sequence[Record]) -> list[Outgoing]:
-        """What `records` become: each of them is in exactly one pack or is one rejection."""
+        """What `records` become: each event of them is in one pack or is one rejection."""
         arrived = records if isinstance(records, Records) else Records(records)
-        usual, others = self._scan(arrived)
+        is_plain = _are_plain(arrived)
+        if not is_plain:
+            arrived = unpacked(arrived)
+            is_plain = _are_plain(arrived)
+        usual, others = self._scan(arrived, is_plain=is_plain)
         rows, outgoing = self._read(arrived, others)
         parts = []
         if len(usual.rows):
@@ -109,14 +115,15 @@ class Intake:
             outgoing.append(Outgoing(topics.METERED.name, frame, partition=shard))
         return outgoing
 
-    def _scan(self, arrived: Records) -> tuple[Scanned, list[int]]:
+    def _scan(self, arrived: Records, *, is_plain: bool) -> tuple[Scanned, list[int]]:
         """What is usual, and the places of what is not."""
-        values, headers, received = arrived.values, arrived.headers, arrived.timestamps_ms
+        values, received = arrived.values, arrived.timestamps_ms
         in_range = (received >= 0) & (received < _LAST_MS)
-        if sum(map(headers.count, _USUAL_HEADERS)) < len(values) or not in_range.all():
+        if not is_plain or not in_range.all():
+            rows = zip(values, arrived.headers, in_range, strict=True)
             values = [
                 value if header in _USUAL_HEADERS and is_in_range else None
-                for value, header, is_in_range in zip(values, headers, in_range, strict=True)
+                for value, header, is_in_range in rows
             ]
         scanned = self._scanner.scan([value or b"" for value in values])
         if len(scanned.rows) == len(values):
@@ -134,6 +141,7 @@ class Intake:
             rows=rows,
             source_partitions=arrived.partitions[rows],
             source_offsets=arrived.offsets[rows],
+            source_indices=arrived.indices[rows],
             received_ms=arrived.timestamps_ms[rows],
             times_ns=scanned.times_ns,
             id_high=id_high,
@@ -208,6 +216,7 @@ class Intake:
             rows=np.array([row.place for row in rows], dtype=np.int64),
             source_partitions=np.array([row.record.partition for row in rows], dtype=np.int32),
             source_offsets=np.array([row.record.offset for row in rows], dtype=np.int64),
+            source_indices=np.array([row.record.index for row in rows], dtype=np.int32),
             received_ms=np.array([row.record.timestamp_ms for row in rows], dtype=np.int64),
             times_ns=times_ns,
             id_high=id_high,
@@ -226,6 +235,11 @@ class Intake:
         shards = np.fromiter(map(self._router.__getitem__, names), np.int64, len(names))
         of_events: NDArray[np.int64] = shards[customers.indices.to_numpy()]
         return of_events
+
+
+def _are_plain(arrived: Records) -> bool:
+    """Whether all have headers that most services send."""
+    return sum(map(arrived.headers.count, _USUAL_HEADERS)) == len(arrived)
 
 
 def _readers(paths: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:

@@ -42,6 +42,7 @@ class EventColumns:
     rows: NDArray[np.int64]
     source_partitions: NDArray[np.int32]
     source_offsets: NDArray[np.int64]
+    source_indices: NDArray[np.int32]
     received_ms: NDArray[np.int64]
     times_ns: NDArray[np.int64]
     id_high: NDArray[np.uint64]
@@ -122,6 +123,7 @@ def _fields(columns: EventColumns) -> Iterator[tuple[pa.Field, pa.Array]]:
     fixed = (
         columns.source_partitions,
         columns.source_offsets,
+        columns.source_indices,
         columns.received_ms,
         columns.times_ns,
         columns.id_high,
@@ -218,6 +220,13 @@ class Pack:
     def originals(self) -> pa.Array:
         """The events in structured mode."""
         return self.batch.column("original")
+
+
+def source_indices(batch: pa.RecordBatch) -> pa.Array:
+    """The column `source_index` of a pack; zeros where the pack is older than the column."""
+    if "source_index" in batch.schema.names:
+        return batch.column("source_index")
+    return pa.array(np.zeros(batch.num_rows, np.int32))
 
 
 def text_codes(array: pa.DictionaryArray) -> tuple[NDArray[np.int32], list[str]]:

@@ -2,8 +2,11 @@
 
 A cut is a position for each partition of usage.events below which everything has come through: was
 taken in, decided and stored. All sides are compared below the cut, so nothing in flight is a
-difference. Compared are the number of positions and the sum of their offsets, so that one position
-lost and another one doubled do not look right together.
+difference. Compared are how many positions there are and the sum of their numbers, as in
+`pipeline.place`, so that one position lost and another one doubled do not look right together.
+
+A record that holds many events has a position for each of them. They are decided in several packs,
+but the cut lies before or behind all of them.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.pack import source_indices
+from pipeline.place import INDEX_BITS, numbers_of
 from pipeline.reconcile import OUTCOMES
 from schemas.decisions import Status
 from schemas.frame import Frame, Kind
 
 _MODULUS = 2**64
+
 _REJECTED = OUTCOMES.index("rejected")
 _CODE_OF_STATUS = np.array([OUTCOMES.index(s.name.lower()) for s in Status], np.uint8)
 
 
 class Tally(NamedTuple):
-    """How many positions, and the sum of their offsets modulo 2^64."""
+    """How many positions, and the sum of their numbers modulo 2^64."""
 
     events: int = 0
     checksum: int = 0
@@ -36,16 +42,27 @@ class Tally(NamedTuple):
         return Tally(self.events + events, (self.checksum + checksum) % _MODULUS)
 
 
+class Places(NamedTuple):
+    """Positions of usage.events, each column of shape (n,)."""
+
+    partitions: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    indices: NDArray[np.int32]
+
+
 class Rows(NamedTuple):
     """Positions of usage.events, each column of shape (n,); `outcomes` index `OUTCOMES`."""
 
     partitions: NDArray[np.int64]
     offsets: NDArray[np.int64]
+    indices: NDArray[np.int32]
     outcomes: NDArray[np.uint8]
 
     def where(self, mask: NDArray[np.bool_]) -> Rows:
         """Some of them."""
-        return Rows(self.partitions[mask], self.offsets[mask], self.outcomes[mask])
+        return Rows(
+            self.partitions[mask], self.offsets[mask], self.indices[mask], self.outcomes[mask]
+        )
 
 
 #: (input partition, outcome) → positions.
@@ -63,9 +80,7 @@ class Positions:
     input: dict[int, Tally] = field(default_factory=dict)
     outcomes: Outcomes = field(default_factory=dict)
     _waiting: list[Rows] = field(default_factory=list)
-    _packs: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
-        default_factory=dict
-    )
+    _packs: dict[tuple[int, int], Places] = field(default_factory=dict)
     _decisions: dict[tuple[int, int], NDArray[np.uint8]] = field(default_factory=dict)
 
     def take_pack(self, shard: int, offset: int, frame: Frame) -> None:
@@ -83,19 +98,22 @@ class Positions:
         self._decisions[shard, offset] = _CODE_OF_STATUS[statuses]
         self._pair(shard, offset)
 
-    def take_rejection(self, partition: int, offset: int) -> None:
+    def take_rejection(self, partition: int, offset: int, index: int = 0) -> None:
         """The position of a record of usage.rejected."""
         self._waiting.append(
             Rows(
                 np.array([partition], np.int64),
                 np.array([offset], np.int64),
+                np.array([index], np.int32),
                 np.array([_REJECTED], np.uint8),
             )
         )
 
-    def take_input(self, partition: int, offset: int) -> None:
-        """A record of usage.events below the cut."""
-        self.input[partition] = self.input.get(partition, Tally()).plus(1, offset)
+    def take_input(self, partition: int, offset: int, events: int = 1) -> None:
+        """A record of usage.events below the cut, with so many events."""
+        indices = events * (events - 1) // 2
+        before = self.input.get(partition, Tally())
+        self.input[partition] = before.plus(events, events * offset + (indices << INDEX_BITS))
 
     def advance(self, cut: Mapping[int, int]) -> None:
         """Move the cut, which never goes back; what lies above it waits for a later one."""
@@ -118,26 +136,30 @@ class Positions:
         rows = rows.where(below)
         for partition in np.unique(rows.partitions).tolist():
             for code, outcome in enumerate(OUTCOMES):
-                picked = rows.offsets[(rows.partitions == partition) & (rows.outcomes == code)]
-                if len(picked):
+                picked = rows.where((rows.partitions == partition) & (rows.outcomes == code))
+                if len(picked.offsets):
                     before = self.outcomes.get((partition, outcome), Tally())
-                    checksum = int(picked.astype(np.uint64).sum(dtype=np.uint64))
-                    self.outcomes[partition, outcome] = before.plus(len(picked), checksum)
+                    numbers = numbers_of(picked.offsets, picked.indices)
+                    checksum = int(numbers.astype(np.uint64).sum(dtype=np.uint64))
+                    self.outcomes[partition, outcome] = before.plus(len(numbers), checksum)
 
     def _pair(self, shard: int, offset: int) -> None:
         """Once both are there. Decisions of another length than their pack are none."""
         pack = self._packs.get((shard, offset))
         codes = self._decisions.get((shard, offset))
-        if pack is not None and codes is not None and len(codes) == len(pack[0]):
+        if pack is not None and codes is not None and len(codes) == len(pack.offsets):
             self._waiting.append(Rows(*pack, codes))
             del self._packs[shard, offset], self._decisions[shard, offset]
 
 
-def places(pack: Frame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Partition and offset in usage.events of each event of a pack, shape (n,)."""
+def places(pack: Frame) -> Places:
+    """Where each event of a pack lies in usage.events."""
     batch: pa.RecordBatch = pack.parts[0]
-    partitions = batch.column("source_partition").to_numpy().astype(np.int64)
-    return partitions, batch.column("source_offset").to_numpy()
+    return Places(
+        batch.column("source_partition").to_numpy().astype(np.int64),
+        batch.column("source_offset").to_numpy(),
+        source_indices(batch).to_numpy(),
+    )
 
 
 def lowest(bounds: dict[int, int], partitions: Iterable[int], offsets: Iterable[int]) -> None:

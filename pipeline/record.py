@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 
 Headers = tuple[tuple[str, bytes], ...]
 
+#: Bytes as they lie in a record, or in a part of one.
+Value = bytes | msgspec.Raw | None
+
 
 class Record(msgspec.Struct, frozen=True, gc=False):
-    """One record as it was read. `timestamp_ms` is in milliseconds since 1970."""
+    """One record as it was read, or one event of it. `timestamp_ms` is in milliseconds since 1970.
+
+    `index` is the event's place in a record that held many, see `pipeline.unpack`; else it is 0.
+    """
 
     topic: str
     partition: int
@@ -24,6 +30,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+    index: int = 0
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +67,13 @@ class Records(Sequence[Record]):
         whole.__dict__["partitions"] = np.concatenate([part.partitions for part in parts])
         whole.__dict__["offsets"] = np.concatenate([part.offsets for part in parts])
         return whole
+
+    @classmethod
+    def of_columns(cls, records: Sequence[Any], **columns: Sequence[Any] | NDArray[Any]) -> Records:
+        """`records`, of which some columns are at hand already, by their names."""
+        made = cls(records)
+        made.__dict__.update(columns)
+        return made
 
     def picked(self, places: Sequence[int]) -> Records:
         """The records at `places`."""
@@ -101,12 +115,17 @@ class Records(Sequence[Record]):
         """The timestamp of each, in milliseconds since 1970, shape (n,)."""
         return np.array([record.timestamp_ms for record in self], dtype=np.int64)
 
-    @property
-    def values(self) -> list[bytes | None]:
+    @cached_property
+    def indices(self) -> NDArray[np.int32]:
+        """The place of each in a record that held many, shape (n,)."""
+        return np.array([record.index for record in self], dtype=np.int32)
+
+    @cached_property
+    def values(self) -> Sequence[Value]:
         """The value of each."""
         return [record.value for record in self]
 
-    @property
+    @cached_property
     def headers(self) -> list[Headers]:
         """The headers of each."""
         return [record.headers for record in self]

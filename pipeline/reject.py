@@ -11,6 +11,7 @@ from collections.abc import Set
 from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from pipeline.errors import Reject, Stop
 from pipeline.record import Outgoing, Record
@@ -27,6 +28,7 @@ _ADDED = (
     rejection.HEADER_REASON,
     rejection.HEADER_MESSAGE,
     rejection.HEADER_REMEDY,
+    rejection.HEADER_INDEX,
 )
 
 
@@ -41,6 +43,7 @@ def rejected(record: Record, reason: Reject) -> Outgoing:
         reason.reason.encode(),
         reason.message.encode("utf-8", "backslashreplace"),
         reason.remedy.encode("utf-8", "backslashreplace"),
+        b"%d" % record.index,
     )
     return Outgoing(
         topics.REJECTED.name,
@@ -51,13 +54,30 @@ def rejected(record: Record, reason: Reject) -> Outgoing:
 
 
 class Position(NamedTuple):
-    """Where an original lies on usage.events; names its rejection, here and in ClickHouse."""
+    """Where an original lies on usage.events; names its rejection, here and in ClickHouse.
+
+    `element` is its place in a record that held many events, else 0. A record that could not be
+    taken apart has no events, so no two originals share a position.
+    """
 
     partition: int
     offset: int
+    element: int = 0
 
     def __str__(self) -> str:
-        return f"{self.partition}/{self.offset}"
+        whole = f"{self.partition}/{self.offset}"
+        return f"{whole}/{self.element}" if self.element else whole
+
+    @property
+    def in_words(self) -> str:
+        """For a sentence."""
+        whole = f"usage.events-{self.partition} at offset {self.offset}"
+        return f"{whole}, event {self.element}" if self.element else whole
+
+
+def position_of(record: Record) -> Position:
+    """Where a record of usage.events lies, or an event of one."""
+    return Position(record.partition, record.offset, record.index)
 
 
 class Customer(NamedTuple):
@@ -78,7 +98,7 @@ class DeadLetter(NamedTuple):
     @property
     def position(self) -> Position:
         """Where the original lies."""
-        return Position(self.original.partition, self.original.offset)
+        return position_of(self.original)
 
 
 def open_letter(record: Record) -> DeadLetter:
@@ -87,11 +107,15 @@ def open_letter(record: Record) -> DeadLetter:
     Raises:
         Stop: when intake did not write it.
     """
+    last = record.headers[-1:]
+    if last and last[0][0] != rejection.HEADER_INDEX:
+        # Written before there were packed records.
+        record = structs.replace(record, headers=(*record.headers, (rejection.HEADER_INDEX, b"0")))
     theirs, ours = record.headers[: -len(_ADDED)], record.headers[-len(_ADDED) :]
     try:
         if tuple(name for name, _ in ours) != _ADDED:
             raise ValueError("its last headers are not those of intake")
-        topic, partition, offset, _, received_ms, reason, message, remedy = (
+        topic, partition, offset, _, received_ms, reason, message, remedy, index = (
             text.decode(errors="replace") for _, text in ours
         )
         original = Record(
@@ -102,6 +126,7 @@ def open_letter(record: Record) -> DeadLetter:
             record.key,
             record.value,
             theirs,
+            int(index),
         )
     except (AttributeError, ValueError) as error:  # a header may have no value
         raise Stop(

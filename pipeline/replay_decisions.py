@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Set
 
 from pipeline.difference import Compared, Difference, Differences
-from pipeline.pack import Pack
+from pipeline.pack import Pack, source_indices
+from pipeline.reject import Position
 from pipeline.replay_frame import number, part
 from schemas import topics
 from schemas.decisions import LATE_COLUMNS, STATUS_COLUMNS, Status
@@ -142,7 +143,8 @@ def _late(frame: Frame) -> set[tuple[int, str]]:
 def _event(pack: Pack, row: int) -> str:
     partition = int(pack.numbers("source_partition")[row])
     offset = int(pack.numbers("source_offset")[row])
-    return f"event {row}, usage.events-{partition} at offset {offset},"
+    index = int(source_indices(pack.batch)[row].as_py())
+    return f"event {row}, {Position(partition, offset, index).in_words},"
 
 
 def _customer(pack: Pack, row: int) -> str:

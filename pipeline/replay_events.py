@@ -13,19 +13,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from pipeline.difference import Difference, Differences
 from pipeline.errors import Stop
 from pipeline.intake import Intake
-from pipeline.pack import Pack
-from pipeline.record import Outgoing, Record
+from pipeline.noted import Noted, Notes, Range
+from pipeline.pack import Pack, source_indices
+from pipeline.place import index_of, numbers_of, offset_of
+from pipeline.record import Outgoing, Record, Records
+from pipeline.reject import Position, position_of
+from pipeline.unpack import unpacked
 from schemas import rejection, topics
 from schemas.definitions import Definitions
 from schemas.frame import unseal
@@ -33,17 +35,11 @@ from schemas.pack import SCALE, dimension_column, is_value_column
 from schemas.quantity import NANOS, from_plain
 
 _BATCH = 4_096
+_BATCH_BYTES = 4 * 1024 * 1024
 _msgpack = msgspec.msgpack.Encoder().encode
 
 _COLUMNS = ("received_at", "time", "id_high", "id_low", "fingerprint")
 _TEXTS = ("type", "customer", "original")
-
-
-class Range(NamedTuple):
-    """Offsets of one partition of usage.events: what is compared."""
-
-    begin: int
-    end: int
 
 
 @dataclass
@@ -54,34 +50,15 @@ class EventsCompared:
     uncompared: int = 0
 
 
-@dataclass
-class _Column:
-    """What the packs say of each event of a range, 12 bytes an event."""
-
-    begin: int
-    digests: NDArray[np.uint64]
-    #: 1 + the number of the definitions that it was taken in by; 0 where no pack has it.
-    versions: NDArray[np.uint16]
-    shards: NDArray[np.uint16]
-
-
 class Taken:
     """Which events the shard logs have, and what they say."""
 
     def __init__(self, ranges: Sequence[Range], differences: Differences) -> None:
-        self._columns = [
-            _Column(
-                begin,
-                np.zeros(max(end - begin, 0), np.uint64),
-                np.zeros(max(end - begin, 0), np.uint16),
-                np.zeros(max(end - begin, 0), np.uint16),
-            )
-            for begin, end in ranges
-        ]
+        self._notes = [Notes(extent) for extent in ranges]
         self._versions: dict[str, int] = {}
         self._differences = differences
-        #: (shard, source partition) → the first offset that its log still has.
-        self._first: dict[tuple[int, int], int] = {}
+        #: (shard, source partition) → the first event that its log still has.
+        self._first: dict[tuple[int, int], Position] = {}
 
     @property
     def versions(self) -> list[str]:
@@ -90,41 +67,40 @@ class Taken:
 
     def note(self, shard: int, offset: int, pack: Pack) -> None:
         """Note the events of a pack."""
-        version = self._versions.setdefault(pack.definitions_version, len(self._versions)) + 1
-        partitions = pack.numbers("source_partition").tolist()
-        offsets = pack.numbers("source_offset").tolist()
-        for partition, at, digest in zip(partitions, offsets, _digests(pack), strict=True):
-            self._first.setdefault((shard, partition), at)
-            if not 0 <= partition < len(self._columns):
-                fault = f"comes from partition {partition} of usage.events, which does not exist"
+        version = self._versions.setdefault(pack.definitions_version, len(self._versions))
+        count = len(pack)
+        partitions = pack.numbers("source_partition")
+        offsets, indices = pack.numbers("source_offset"), source_indices(pack.batch).to_numpy()
+        noted = Noted(
+            numbers_of(offsets, indices),
+            np.fromiter(_digests(pack), np.uint64, count),
+            np.full(count, version, np.int16),
+            np.full(count, shard, np.uint16),
+            np.full(count, offset, np.int64),
+        )
+        for partition in np.unique(partitions).tolist():
+            rows = np.flatnonzero(partitions == partition)
+            first = Position(partition, int(offsets[rows[0]]), int(indices[rows[0]]))
+            self._first.setdefault((shard, partition), first)
+            if 0 <= partition < len(self._notes):
+                self._notes[partition].add(noted.at(rows))
+                continue
+            fault = f"comes from partition {partition} of usage.events, which does not exist"
+            for _ in rows:
                 self._add(fault, shard, offset)
-                continue
-            column = self._columns[partition]
-            row = at - column.begin
-            if not 0 <= row < len(column.versions):
-                continue  # deleted, or taken in after the cut
-            if column.versions[row]:
-                other = int(column.shards[row])
-                self._add(
-                    f"{_at(partition, at)} was packed before, in shard {other}", shard, offset
-                )
-                continue
-            column.versions[row] = version
-            column.digests[row] = digest
-            column.shards[row] = shard
 
     def compare(
         self,
         partition: int,
         records: Iterable[Record],
-        rejections: Mapping[int, Sequence[Rejected]],
+        rejections: Mapping[Position, Sequence[Rejected]],
         definitions: Mapping[str, Definitions],
         shards: int,
         is_log_whole: Callable[[int], bool],
     ) -> EventsCompared:
         """Take in `records` of one partition again and compare.
 
-        `rejections` are by offset; `definitions` are those that the logs announced, by version;
+        `rejections` are by position; `definitions` are those that the logs announced, by version;
         `is_log_whole` says of a shard that nothing of its log was deleted.
 
         Raises:
@@ -139,74 +115,87 @@ class Taken:
             )
         intakes = {version: Intake(known, shards) for version, known in definitions.items()}
         compared = EventsCompared()
-        column = self._columns[partition]
-        source = iter(records)
-        while batch := list(islice(source, _BATCH)):
-            compared.events += len(batch)
-            rows = np.array([record.offset - column.begin for record in batch])
-            versions = column.versions[rows]
-            for number, version in enumerate(self._versions, start=1):
-                packed = [batch[at] for at in np.flatnonzero(versions == number)]
-                self._compare_packed(partition, packed, intakes[version], rejections)
-            for record in (batch[at] for at in np.flatnonzero(versions == 0)):
-                outcomes = [_again(intake, record) for intake in intakes.values()]
-                found = rejections.get(record.offset, ())
-                self._compare_rejected(partition, record, outcomes, found, is_log_whole, compared)
-            column.versions[rows] = 0
-        for row in np.flatnonzero(column.versions).tolist():
-            fault = f"{_at(partition, column.begin + row)} is packed, but not on usage.events"
-            self._add(fault, int(column.shards[row]))
+        noted, again = self._notes[partition].settle()
+        before = noted.shards[noted.rows_of(again.numbers)]
+        for row in range(len(again)):
+            fault = (
+                f"{_at(partition, again.numbers[row])} was packed before, in shard {before[row]}"
+            )
+            self._add(fault, int(again.shards[row]), int(again.offsets[row]))
+        is_there = np.zeros(len(noted), np.bool_)
+        for batch in _batches(records):
+            events = unpacked(Records(batch))
+            compared.events += len(events)
+            rows = noted.rows_of(numbers_of(events.offsets, events.indices))
+            is_there[rows[rows >= 0]] = True
+            versions = np.full(len(events), -1)
+            versions[rows >= 0] = noted.versions[rows[rows >= 0]]
+            for code, version in enumerate(self._versions):
+                packed = events.picked(np.flatnonzero(versions == code).tolist())
+                self._compare_packed(partition, packed, noted, intakes[version], rejections)
+            for event in events.picked(np.flatnonzero(versions < 0).tolist()):
+                outcomes = [_again(intake, event) for intake in intakes.values()]
+                found = rejections.get(position_of(event), ())
+                self._compare_rejected(partition, event, outcomes, found, is_log_whole, compared)
+        for row in np.flatnonzero(~is_there).tolist():
+            fault = f"{_at(partition, noted.numbers[row])} is packed, but not on usage.events"
+            self._add(fault, int(noted.shards[row]))
         return compared
 
     def _compare_packed(
         self,
         partition: int,
-        records: Sequence[Record],
+        events: Records,
+        noted: Noted,
         intake: Intake,
-        rejections: Mapping[int, Sequence[Rejected]],
+        rejections: Mapping[Position, Sequence[Rejected]],
     ) -> None:
-        if not records:
+        if not events:
             return
-        column = self._columns[partition]
-        for outgoing in intake.step(records):
+        for outgoing in intake.step(events):
             if outgoing.topic == topics.REJECTED.name:
                 again = read_rejection(outgoing)
                 if again is not None:
                     fault = f"is packed, though intake rejects it: {again.reason}"
-                    self._add(f"{_at(partition, again.offset)} {fault}")
+                    self._add(f"{again.position.in_words} {fault}")
                 continue
             pack = Pack(unseal(outgoing.value or b""))
             customers = pack.batch.column("customer").to_pylist()
-            offsets = pack.numbers("source_offset").tolist()
-            for at, digest, customer in zip(offsets, _digests(pack), customers, strict=True):
-                row = at - column.begin
-                shard = int(column.shards[row])
+            numbers = numbers_of(
+                pack.numbers("source_offset"), source_indices(pack.batch).to_numpy()
+            )
+            rows = noted.rows_of(numbers)
+            shards, digests = noted.shards[rows].tolist(), noted.digests[rows].tolist()
+            said = zip(numbers, shards, digests, _digests(pack), customers, strict=True)
+            for number, shard, before, digest, customer in said:
                 if shard != outgoing.partition:
                     fault = f"is packed in shard {shard}, and belongs to {outgoing.partition}"
-                    self._add(f"{_at(partition, at)} {fault}", customer=customer)
-                elif int(column.digests[row]) != digest:
+                    self._add(f"{_at(partition, number)} {fault}", customer=customer)
+                elif before != digest:
                     fault = "is packed with other content than it has on usage.events"
-                    self._add(f"{_at(partition, at)} {fault}", shard, customer=customer)
-        for record in records:
-            if record.offset in rejections:
-                self._add(f"{_at(partition, record.offset)} is packed and rejected")
+                    self._add(f"{_at(partition, number)} {fault}", shard, customer=customer)
+        for offset, index in zip(events.offsets.tolist(), events.indices.tolist(), strict=True):
+            position = Position(partition, offset, index)
+            if position in rejections:
+                self._add(f"{position.in_words} is packed and rejected")
 
     def _compare_rejected(
         self,
         partition: int,
-        record: Record,
+        event: Record,
         outcomes: Sequence[Outgoing],
         found: Sequence[Rejected],
         is_log_whole: Callable[[int], bool],
         compared: EventsCompared,
     ) -> None:
-        place = _at(partition, record.offset)
+        position = position_of(event)
+        place = position.in_words
         # A rejection does not name the definitions; any that were announced may be its cause.
         again = [rejected for each in outcomes if (rejected := read_rejection(each)) is not None]
         if len(found) > 1:
             self._add(f"{place} was rejected {len(found)} times")
         if found:
-            if found[0].content != _content(record.key, record.value):
+            if found[0].content != _content(event.key, event.value):
                 self._add(f"{place} lies on usage.rejected with other bytes")
             if found[0].reason not in {rejected.reason for rejected in again}:
                 fault = f"was rejected as {found[0].reason}, which intake does not find in it"
@@ -215,7 +204,7 @@ class Taken:
         for each in outcomes:
             if each.partition is not None and not is_log_whole(each.partition):
                 first = self._first.get((each.partition, partition))
-                if first is None or record.offset < first:
+                if first is None or position < first:
                     compared.uncompared += 1
                     return
         self._add(f"{place} is lost: neither packed nor rejected")
@@ -235,8 +224,7 @@ class Taken:
 class Rejected(NamedTuple):
     """A rejection: the position of its event, why, and a digest of its bytes."""
 
-    partition: int
-    offset: int
+    position: Position
     reason: str
     content: int
 
@@ -248,8 +236,11 @@ def read_rejection(record: Record | Outgoing) -> Rejected | None:
         if headers[rejection.HEADER_TOPIC] != topics.EVENTS.name.encode():
             return None
         return Rejected(
-            int(headers[rejection.HEADER_PARTITION]),
-            int(headers[rejection.HEADER_OFFSET]),
+            Position(
+                int(headers[rejection.HEADER_PARTITION]),
+                int(headers[rejection.HEADER_OFFSET]),
+                int(headers.get(rejection.HEADER_INDEX, b"0")),
+            ),
             headers[rejection.HEADER_REASON].decode(),
             _content(record.key, record.value),
         )
@@ -257,15 +248,29 @@ def read_rejection(record: Record | Outgoing) -> Rejected | None:
         return None
 
 
-def by_position(records: Iterable[Record]) -> dict[int, dict[int, list[Rejected]]]:
-    """The rejections on usage.rejected: source partition → offset → its rejections."""
-    found: dict[int, dict[int, list[Rejected]]] = {}
+def by_position(records: Iterable[Record]) -> dict[int, dict[Position, list[Rejected]]]:
+    """The rejections on usage.rejected: source partition → position → its rejections."""
+    found: dict[int, dict[Position, list[Rejected]]] = {}
     for record in records:
         rejected = read_rejection(record)
         if rejected is not None:
-            places = found.setdefault(rejected.partition, {})
-            places.setdefault(rejected.offset, []).append(rejected)
+            of_partition = found.setdefault(rejected.position.partition, {})
+            of_partition.setdefault(rejected.position, []).append(rejected)
     return found
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """`records` in lots of so many, or so many bytes, since one may hold thousands of events."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        batch.append(record)
+        size += len(record.value or b"")
+        if len(batch) >= _BATCH or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _again(intake: Intake, record: Record) -> Outgoing:
@@ -298,5 +303,5 @@ def _content(key: bytes | None, value: bytes | None) -> int:
     return xxhash.xxh3_64_intdigest(_msgpack((key, value)))
 
 
-def _at(partition: int, offset: int) -> str:
-    return f"usage.events-{partition} at offset {offset}"
+def _at(partition: int, number: np.int64) -> str:
+    return Position(partition, int(offset_of(number)), int(index_of(number))).in_words

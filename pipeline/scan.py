@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -107,7 +108,7 @@ class Scanner:
         self._name_bounds = np.cumsum([0, *map(len, names)])
         self._name_words = np.array([_word(name) for name in names], dtype=np.uint64)
 
-    def scan(self, values: Sequence[bytes]) -> Scanned:
+    def scan(self, values: Sequence[bytes | msgspec.Raw]) -> Scanned:
         """What is usual among `values`, of less than 2 GiB together."""
         text = b"".join([*values, SENTINEL])
         bounds = np.zeros(len(values) + 1, dtype=np.int32)

@@ -16,6 +16,8 @@ FIXED = pa.schema(
     [
         pa.field("source_partition", pa.int32(), nullable=False),
         pa.field("source_offset", pa.int64(), nullable=False),
+        # The event's place in its record, where that is a packed one; else 0.
+        pa.field("source_index", pa.int32(), nullable=False),
         # Milliseconds since 1970: the timestamp of the event's Kafka record.
         pa.field("received_at", pa.int64(), nullable=False),
         # Nanoseconds since 1970: the event's own time.

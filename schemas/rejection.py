@@ -1,7 +1,8 @@
 """A rejection: an input that can never count, kept byte for byte so that it can be replayed.
 
 On `usage.rejected` the original key and value are the record's key and value, the original headers
-are kept, and the headers below are added after them; of several with one name the last one is
+are kept (of an event that came packed with others: its own bytes alone, and as content type that of
+one event), and the headers below are added after them; of several with one name the last one is
 ours. They follow Kafka Connect's dead-letter names where it has one, so existing tools can read
 them.
 """
@@ -20,6 +21,7 @@ HEADER_RECEIVED_AT = "meterline.received_at_ms"
 HEADER_REASON = "meterline.reason"
 HEADER_MESSAGE = "__connect.errors.exception.message"
 HEADER_REMEDY = "meterline.remedy"
+HEADER_INDEX = "meterline.index"
 
 Reason = Literal[
     "too_large",
@@ -50,6 +52,7 @@ class Rejection(BaseModel):
                 {
                     "source_partition": 3,
                     "source_offset": 1207,
+                    "source_index": 0,
                     "received_at": "2026-11-20T09:30:00.125000Z",
                     "reason": "malformed_json",
                     "message": "The value is not JSON: it ends early.",
@@ -62,6 +65,7 @@ class Rejection(BaseModel):
 
     source_partition: int = Field(ge=0, description="Partition of usage.events.")
     source_offset: int = Field(ge=0, description="Offset of usage.events.")
+    source_index: int = Field(0, ge=0, description="Place in a record that held many events.")
     received_at: AwareDatetime
     reason: Reason
     message: str

@@ -4,6 +4,11 @@ On Kafka it travels in structured mode (one JSON document, with the header `cont
 application/cloudevents+json`) or in binary mode (`ce_` headers, the data alone as value). Its
 identity is (source, id).
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+
+A record may also carry many events, packed: a JSON array of them in structured mode, with the
+header `content-type: application/cloudevents-batch+json`. CloudEvents has the format, though not
+for Kafka.
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md#4-json-batch-format
 """
 
 from __future__ import annotations
@@ -13,6 +18,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 STRUCTURED = "application/cloudevents+json"
+PACKED = "application/cloudevents-batch+json"
+
+#: What a packed record may hold at most; one that holds more is rejected whole.
+PACKED_EVENTS_MAX = 10_000
+PACKED_BYTES_MAX = 8 * 1024 * 1024
+
 HEADER_PREFIX = "ce_"
 
 Name = Annotated[str, Field(min_length=1)]

@@ -87,7 +87,7 @@ def resend(
                 key=original.key,
                 headers=list(original.headers),
                 timestamp_ms=original.timestamp_ms if keep_arrival else None,
-                arrived=partial(_told, arrived, letter.position),
+                arrived=partial(arrived, letter.position),
             )
 
 
@@ -125,12 +125,6 @@ def oldest_arrival_ms(kafka: Mapping[str, str]) -> int:
     # which is no measure for the others.
     newest_ms = now_ms if newest_ms < 0 else min(newest_ms, now_ms)
     return newest_ms - DISORDER_DAYS * DAY_MS
-
-
-def _told(
-    arrived: Callable[[Position, Position], None], old: Position, partition: int, offset: int
-) -> None:
-    arrived(old, Position(partition, offset))
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def kept_from(kafka: Mapping[str, str]) -> Kept:
     for record in read_spans(kafka, spans):
         frame = open_frame(record)
         if frame.kind is Kind.PACK:
-            for partition, offset in zip(*places(frame), strict=True):
+            partitions, offsets, _ = places(frame)
+            for partition, offset in zip(partitions, offsets, strict=True):
                 taken_in[int(partition)] = max(int(offset) + 1, taken_in.get(int(partition), 0))
     for partition, extent in enumerate(found[events]):
         known = taken_in.get(partition)

@@ -12,6 +12,7 @@ import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.errors import MeterlineError, Stop
+from pipeline.reject import Position
 from schemas import topics
 from schemas.usage_event import STRUCTURED, UsageEvent
 
@@ -106,12 +107,12 @@ class Producer:
         key: bytes | None = None,
         timestamp_ms: int | None = None,
         headers: list[tuple[str, str | bytes | None]] = _CONTENT_TYPE,
-        arrived: Callable[[int, int], None] | None = None,
+        arrived: Callable[[Position], None] | None = None,
     ) -> None:
         """Queue bytes as they are: one CloudEvent in structured mode, unless `headers` differ.
 
         `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time. Once it is safe,
-        `arrived` is told its partition and offset.
+        `arrived` is told where it lies.
 
         Raises:
             DeliveryFailed: when events sent before failed for good.
@@ -177,11 +178,11 @@ class Producer:
         self,
         error: KafkaError | None,
         message: Message,
-        arrived: Callable[[int, int], None] | None = None,
+        arrived: Callable[[Position], None] | None = None,
     ) -> None:
         if error is None:
             if arrived is not None:
-                arrived(message.partition() or 0, message.offset() or 0)
+                arrived(Position(message.partition() or 0, message.offset() or 0))
             return
         with self._lock:
             self._failed += 1

@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 
 from pipeline.errors import Retry
-from pipeline.record import Headers, Record, Records
+from pipeline.record import Headers, Record, Records, Value
 from schemas.usage_event import STRUCTURED
 
 _ANSWER_SECONDS = 30.0
@@ -79,12 +79,17 @@ class Messages(Records):
         pairs = map(Message.timestamp, self._records)
         return np.fromiter(map(itemgetter(1), pairs), np.int64, len(self))
 
-    @property
-    def values(self) -> list[bytes | None]:
+    @cached_property
+    def indices(self) -> NDArray[np.int32]:
+        """Zeros: whoever reads a log reads whole records."""
+        return np.zeros(len(self), np.int32)
+
+    @cached_property
+    def values(self) -> Sequence[Value]:
         """The value of each."""
         return list(map(Message.value, self._records))
 
-    @property
+    @cached_property
     def headers(self) -> list[Headers]:
         """The headers of each."""
         headers = list(map(Message.headers, self._records))

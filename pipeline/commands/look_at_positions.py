@@ -11,7 +11,9 @@ from pipeline.open_frame import open_frame
 from pipeline.reconcile_ledger import Positions, lowest, places
 from pipeline.reconcile_report import InFlight
 from pipeline.record import Record
-from schemas import rejection, topics
+from pipeline.reject import Position, open_letter
+from pipeline.unpack import events_in
+from schemas import topics
 from schemas.frame import Kind
 from streams.chain import Span, Tail, read_spans
 from streams.cut import extents
@@ -58,13 +60,13 @@ class PositionLook:
         not_decided = not_stored = 0
         for record in read_spans(self._kafka, waiting):
             if record.topic == topics.REJECTED.name:
-                partition, offset = _original(record)
+                partition, offset, _ = _original(record)
                 lowest(bounds, [partition], [offset])
                 not_stored += 1
                 continue
             frame = open_frame(record)
             if frame.kind is Kind.PACK:
-                partitions, offsets = places(frame)
+                partitions, offsets, _ = places(frame)
                 lowest(bounds, partitions.tolist(), offsets.tolist())
                 if record.offset < passed.decided.get(record.partition, 0):
                     not_stored += len(offsets)
@@ -74,7 +76,7 @@ class PositionLook:
             (topics.EVENTS.name, partition): Span(passed.taken_in.get(partition, 0), extent.end)
             for partition, extent in enumerate(events)
         }
-        not_taken_in = sum(1 for _ in read_spans(self._kafka, unread))
+        not_taken_in = sum(map(events_in, read_spans(self._kafka, unread)))
         if self._tail is None:
             self._begin(bounds)
         self._positions.advance(bounds)
@@ -94,7 +96,7 @@ class PositionLook:
             self._positions.take_rejection(*_original(record))
             self._fold(number)
         for record in self._tail.read(topics.EVENTS.name, self._positions.cut):
-            self._positions.take_input(record.partition, record.offset)
+            self._positions.take_input(record.partition, record.offset, events_in(record))
         self._positions.fold()
 
     def _begin(self, bounds: Mapping[int, int]) -> None:
@@ -116,8 +118,6 @@ class PositionLook:
             self._positions.fold()
 
 
-def _original(rejected: Record) -> tuple[int, int]:
-    """Partition and offset in usage.events of a rejection; the last header of a name is ours."""
-    headers = dict(rejected.headers)
-    partition, offset = headers[rejection.HEADER_PARTITION], headers[rejection.HEADER_OFFSET]
-    return int(partition), int(offset)
+def _original(rejected: Record) -> Position:
+    """The position in usage.events of a rejection."""
+    return open_letter(rejected).position

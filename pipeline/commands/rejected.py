@@ -45,8 +45,9 @@ rejected = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     help="Dead letters: what intake could not use and why, and back to usage.events. One is named "
-    "PARTITION/OFFSET, after where its original lies on usage.events; in ClickHouse these are "
-    "source_partition and source_offset.",
+    "PARTITION/OFFSET, after where its original lies on usage.events, or PARTITION/OFFSET/INDEX "
+    "where it came in a record with others; in ClickHouse these are source_partition, "
+    "source_offset and source_index.",
 )
 
 
@@ -80,10 +81,12 @@ def _instant_ns(text: str) -> int:
 
 
 def _position(text: str) -> Position:
-    partition, _, offset = text.partition("/")
-    if not (text.isascii() and partition.isdecimal() and offset.isdecimal()):
-        raise typer.BadParameter(f"{text!r} is not PARTITION/OFFSET, like 3/1207.")
-    return Position(int(partition), int(offset))
+    numbers = text.split("/")
+    if not text.isascii() or not 2 <= len(numbers) <= 3 or not all(map(str.isdecimal, numbers)):
+        raise typer.BadParameter(
+            f"{text!r} is not PARTITION/OFFSET, like 3/1207, or PARTITION/OFFSET/INDEX."
+        )
+    return Position(*map(int, numbers))
 
 
 ReasonOption = Annotated[

@@ -85,6 +85,7 @@ def as_json(each: Entry) -> str:
             "position": str(each.position),
             "source_partition": each.position.partition,
             "source_offset": each.position.offset,
+            "source_index": each.position.element,
             "received_at": _instant(each.received_ms),
             "received_at_ms": each.received_ms,
             "customer": customer.name if customer else None,

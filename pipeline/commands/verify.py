@@ -10,13 +10,14 @@ from rich.progress import Progress
 
 from pipeline.difference import Compared, Differences
 from pipeline.errors import Stop
+from pipeline.noted import Range
 from pipeline.open_frame import open_frame
 from pipeline.pack import Pack
 from pipeline.record import Record
 from pipeline.replay import Live, replay_shard, restore_after
 from pipeline.replay_alerts import LiveAlerts, open_alert
 from pipeline.replay_decisions import LiveDecisions
-from pipeline.replay_events import EventsCompared, Range, Taken, by_position
+from pipeline.replay_events import EventsCompared, Taken, by_position
 from pipeline.replay_totals import LiveTotals
 from pipeline.route import Router
 from pipeline.shard import Shard, read_document

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
+from pipeline.place import INDEX_BITS
 from pipeline.reconcile_totals import Key, Recomputed, Selection, Stored
 from schemas.meter import Aggregation, Meter, Period, path_steps
 from schemas.quantity import from_plain
@@ -26,7 +27,7 @@ _AGGREGATES: Mapping[Aggregation, str] = {
     "sum": "sum(value)",
     "max": "max(value)",
     "min": "min(value)",
-    "latest": "argMax(value, (time, version, source_offset))",
+    "latest": "argMax(value, (time, version, source_offset, source_index))",
 }
 
 #: The first day of each period, as a Date32.
@@ -44,7 +45,7 @@ _CALENDAR_END_MS = 10_413_792_000_000
 
 
 class OutcomeCount(NamedTuple):
-    """Rows of one outcome and input partition; `checksum` is the sum of offsets modulo 2^64."""
+    """Rows of one outcome and input partition; `checksum` as in `pipeline.reconcile_ledger`."""
 
     partition: int
     outcome: str
@@ -59,7 +60,8 @@ def outcomes(client: Client, first: Sequence[int], cut: Sequence[int]) -> list[O
         " AND source_offset >= {first:Array(UInt64)}[source_partition + 1]"
         " AND source_offset < {cut:Array(UInt64)}[source_partition + 1]"
     )
-    columns = "source_partition, count(), sum(source_offset)"
+    number = f"source_offset + bitShiftLeft(toUInt64(source_index), {INDEX_BITS})"
+    columns = f"source_partition, count(), sum({number})"
     rows = client.query(
         f"""
         SELECT 'accepted', {columns} FROM events FINAL WHERE {within} GROUP BY source_partition
@@ -132,7 +134,7 @@ def recomputed(
                countIf(isNull(one.value)), max(one.version), any(stored.counted_to),
                any(stored.counted), toString(any(stored.newest_usage))
         FROM (
-            SELECT customer, time, version, source_offset, {value} AS value,
+            SELECT customer, time, version, source_offset, source_index, {value} AS value,
                    toUnixTimestamp64Milli(toDateTime64({_STARTS[meter.period]}, 3, 'UTC'))
                        AS start_ms
             FROM events FINAL

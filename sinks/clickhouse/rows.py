@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Stop
+from pipeline.pack import source_indices
 from pipeline.record import Record
 from schemas import rejection
 from schemas.alert import Alert
@@ -39,6 +40,7 @@ EVENTS = pa.schema(
         pa.field("received_at", pa.timestamp("ms", "UTC")),
         pa.field("source_partition", pa.int32()),
         pa.field("source_offset", pa.int64()),
+        pa.field("source_index", pa.int32()),
         pa.field("late_for", pa.list_(pa.string())),
         pa.field("version", pa.int64()),
         pa.field("definitions", pa.string()),
@@ -49,6 +51,7 @@ REJECTIONS = pa.schema(
     [
         pa.field("source_partition", pa.int32()),
         pa.field("source_offset", pa.int64()),
+        pa.field("source_index", pa.int32()),
         pa.field("received_at", pa.timestamp("ms", "UTC")),
         pa.field("reason", pa.binary()),
         pa.field("message", pa.binary()),
@@ -133,6 +136,7 @@ def _event_batch(pack: Frame, decisions: Frame) -> pa.RecordBatch:
         events.column("received_at").cast(EVENTS.field("received_at").type),
         events.column("source_partition"),
         events.column("source_offset"),
+        source_indices(events),
         _late_for(late, events.num_rows),
         pa.repeat(pa.scalar(decisions.header["pack_offset"], pa.int64()), events.num_rows),
         pa.repeat(pack.header["definitions"], events.num_rows),
@@ -231,6 +235,7 @@ def rejection_rows(records: Iterable[Record]) -> pa.Table:
         try:
             columns["source_partition"].append(int(headers[rejection.HEADER_PARTITION]))
             columns["source_offset"].append(int(headers[rejection.HEADER_OFFSET]))
+            columns["source_index"].append(int(headers.get(rejection.HEADER_INDEX, b"0")))
             columns["received_at"].append(int(headers[rejection.HEADER_RECEIVED_AT]))
             columns["reason"].append(headers[rejection.HEADER_REASON])
             columns["message"].append(headers[rejection.HEADER_MESSAGE])

@@ -239,7 +239,7 @@ class Deployment:
         lines = self._lines[: self._sent]
         counts = Counter(record.partition for record in read(self.address, topics.EVENTS.name))
         assert counts.total() == len(lines)
-        sent = [counts[partition] for partition in range(max(counts) + 1)]
+        sent = [[1] * counts[partition] for partition in range(max(counts) + 1)]
         expected = expect(DEFINITIONS, lines, now=NOW)
         of_topic = cache(partial(read, self.address))
         found = differences(of_topic, expected, sent)

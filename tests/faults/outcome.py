@@ -22,14 +22,16 @@ from sinks.clickhouse import read as clickhouse
 from sinks.stripe.account import MeterEvent
 from tests.oracle_rules import Expected
 
-Position = tuple[int, int]
+#: Partition and offset in usage.events, and the place in a record that held many events.
+Position = tuple[int, ...]
+POSITION = ("source_partition", "source_offset", "source_index")
 
 #: All committed records of a topic, partition by partition.
 Read = Callable[[str], Sequence[Record]]
 
 
-def differences(read: Read, expected: Expected, sent: Sequence[int]) -> list[str]:
-    """[] if all is exact. `sent` is the number of records in each partition of usage.events."""
+def differences(read: Read, expected: Expected, sent: Sequence[Sequence[int]]) -> list[str]:
+    """[] if all is exact. `sent`: per partition of usage.events, the events of each record."""
     found = [*_of_positions(read, sent), *_of_totals(read, expected)]
     ledger, complaints = _ledger(read)
     found += complaints
@@ -62,21 +64,23 @@ def _ledger(read: Read) -> tuple[Counter[str], list[str]]:
     return ledger, complaints
 
 
-def _of_positions(read: Read, sent: Sequence[int]) -> Iterator[str]:
+def _of_positions(read: Read, sent: Sequence[Sequence[int]]) -> Iterator[str]:
     seen: Counter[Position] = Counter()
     for _, frame in _packs(read):
-        columns = [frame.parts[0].column(f"source_{name}") for name in ("partition", "offset")]
+        columns = [frame.parts[0].column(name) for name in POSITION]
         seen.update(zip(*(column.to_pylist() for column in columns), strict=True))
-    for record in read(topics.REJECTED.name):
-        headers = dict(record.headers)
-        place = (headers[rejection.HEADER_PARTITION], headers[rejection.HEADER_OFFSET])
-        seen[int(place[0]), int(place[1])] += 1
-    for partition, count in enumerate(sent):
-        for offset in range(count):
-            if seen[partition, offset] != 1:
-                yield f"event {partition}/{offset} was taken in {seen[partition, offset]} times"
-    if seen.total() > sum(sent):
-        yield f"{seen.total()} events were taken in, but {sum(sent)} were sent"
+    seen += _places(read)
+    places = {
+        (partition, offset, index)
+        for partition, records in enumerate(sent)
+        for offset, events in enumerate(records)
+        for index in range(events)
+    }
+    for place in sorted(places):
+        if seen[place] != 1:
+            yield f"event {'/'.join(map(str, place))} was taken in {seen[place]} times"
+    if seen.total() > len(places):
+        yield f"{seen.total()} events were taken in, but {len(places)} were sent"
 
 
 def _of_totals(read: Read, expected: Expected) -> list[str]:
@@ -155,12 +159,12 @@ def of_clickhouse(read: Read, client: Client) -> list[str]:
     decided: Counter[tuple[Any, ...]] = Counter()
     for record, frame in _frames(read, topics.DECISIONS.name):
         events = packs[record.partition, frame.header["pack_offset"]].parts[0]
-        places = [events.column(f"source_{name}").to_pylist() for name in ("partition", "offset")]
+        places = [events.column(name).to_pylist() for name in POSITION]
         names = [Status(s).name.lower() for s in frame.parts[0].column("status").to_pylist()]
         decided.update(zip(*places, names, strict=True))
     rows = client.query(
-        "SELECT source_partition, source_offset, 'accepted' FROM events FINAL UNION ALL "
-        "SELECT source_partition, source_offset, toString(status) FROM set_aside FINAL"
+        f"SELECT {', '.join(POSITION)}, 'accepted' FROM events FINAL UNION ALL "
+        f"SELECT {', '.join(POSITION)}, toString(status) FROM set_aside FINAL"
     ).result_rows
     newest: dict[tuple[str, ...], Total] = {}
     for _, frame in _frames(read, topics.TOTALS.name):
@@ -169,7 +173,7 @@ def of_clickhouse(read: Read, client: Client) -> list[str]:
     alerts = [Alert.model_validate_json(record.value or b"") for record in read(topics.ALERTS.name)]
     names_delivered = {record.key.decode() for record in read(topics.DELIVERIES.name) if record.key}
     in_deliveries = client.query("SELECT identifier FROM deliveries FINAL").result_rows
-    rejected = client.query("SELECT source_partition, source_offset FROM rejections FINAL")
+    rejected = client.query(f"SELECT {', '.join(POSITION)} FROM rejections FINAL")
     return [
         *_uneven("event", decided, Counter(map(tuple, rows))),
         *_uneven("total", _figures(newest.values()), _figures(clickhouse.totals(client))),
@@ -190,7 +194,7 @@ def _deltas(read: Read) -> list[Delta]:
 def _places(read: Read) -> Counter[tuple[int, ...]]:
     """The source positions of what was rejected."""
     every = [dict(record.headers) for record in read(topics.REJECTED.name)]
-    names = (rejection.HEADER_PARTITION, rejection.HEADER_OFFSET)
+    names = (rejection.HEADER_PARTITION, rejection.HEADER_OFFSET, rejection.HEADER_INDEX)
     return Counter(tuple(int(headers[name]) for name in names) for headers in every)
 
 

@@ -352,6 +352,7 @@ def test_the_columns_of_a_pack_say_what_the_event_says() -> None:
     assert row | {"id_high": 0, "id_low": 0, "fingerprint": 0} == {
         "source_partition": 5,
         "source_offset": 1_207,
+        "source_index": 0,
         "received_at": NOVEMBER_20_MS + 125,
         "time": (NOVEMBER_20_MS + 125) * 10**6,
         "id_high": 0,

@@ -43,6 +43,7 @@ def columns(
         rows=numbers,
         source_partitions=(numbers % 3).astype(np.int32),
         source_offsets=numbers,
+        source_indices=(numbers % 2).astype(np.int32),
         received_ms=numbers + 1_000,
         times_ns=numbers * 10**9,
         id_high=numbers.astype(np.uint64) + np.uint64(2**63),
@@ -140,6 +141,7 @@ def test_every_event_is_in_one_pack_of_its_shard_in_order(
         assert [names[code] for code in codes] == [events[offset][1] or "" for offset in offsets]
         assert pack.numbers("id_high").tolist() == [2**63 + offset for offset in offsets]
         assert pack.numbers("source_partition").tolist() == [offset % 3 for offset in offsets]
+        assert pack.numbers("source_index").tolist() == [offset % 2 for offset in offsets]
         codes, names = pack.codes("customer")
         assert [names[code] for code in codes] == [f"cus_{offset % 5}" for offset in offsets]
         assert sorted(names) == sorted({f"cus_{offset % 5}" for offset in offsets})

@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.errors import Reject, Stop
 from pipeline.record import Headers, Outgoing, Record
@@ -31,6 +32,7 @@ records = st.builds(
     st.none() | st.binary(),
     st.none() | st.binary(),
     headers,
+    st.sampled_from([0, 0, 1, 9_999]),
 )
 
 
@@ -65,6 +67,7 @@ def test_key_value_and_headers_are_kept_byte_for_byte(record: Record, message: s
         rejection.HEADER_REASON: b"ambiguous",
         rejection.HEADER_MESSAGE: message.encode(errors="backslashreplace"),
         rejection.HEADER_REMEDY: b"Say it once.",
+        rejection.HEADER_INDEX: b"%d" % record.index,
     }
 
 
@@ -78,7 +81,17 @@ def test_an_opened_letter_holds_the_record_as_intake_read_it(
     assert opened.reason == "ambiguous"
     assert opened.message.encode() == message.encode(errors="backslashreplace")
     assert opened.remedy.encode() == remedy.encode(errors="backslashreplace")
-    assert str(opened.position) == f"{record.partition}/{record.offset}"
+    whole = f"{record.partition}/{record.offset}"
+    assert str(opened.position) == (f"{whole}/{record.index}" if record.index else whole)
+
+
+@core(50)
+@given(records)
+def test_a_letter_of_before_there_were_packed_records_opens_as_well(record: Record) -> None:
+    record = structs.replace(record, index=0)
+    written = as_read(rejected(record, Reject("ambiguous", "Why.", remedy="How.")))
+    older = structs.replace(written, headers=written.headers[:-1])
+    assert open_letter(older) == open_letter(written)
 
 
 @core(100)

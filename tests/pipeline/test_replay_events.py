@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pipeline.difference import Differences
 from pipeline.errors import Stop
 from pipeline.intake import Intake
+from pipeline.noted import Range
 from pipeline.pack import Pack
 from pipeline.record import Record
-from pipeline.replay_events import Range, Taken, by_position
+from pipeline.replay_events import Taken, by_position
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame

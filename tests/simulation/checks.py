@@ -15,13 +15,17 @@ from tests.faults.outcome import differences as of_kafka
 from tests.oracle_lines import plain
 from tests.oracle_rules import Expected, expect
 from tests.simulation.deployment import DEFINITIONS, EVENT_PARTITIONS, NOW, Deployment
+from tests.simulation.packing import events_in
 
 
 def differences(deployment: Deployment) -> list[str]:
     """[] if all is exact."""
     expected = expect(DEFINITIONS, deployment.lines, now=NOW)
     broker = deployment.broker
-    sent = [len(broker.logs[topics.EVENTS.name, p].entries) for p in range(EVENT_PARTITIONS)]
+    sent = [
+        list(map(events_in, broker.committed((topics.EVENTS.name, partition))))
+        for partition in range(EVENT_PARTITIONS)
+    ]
     return [
         *of_kafka(broker.read, expected, sent),
         *_of_clickhouse(deployment, expected),

@@ -11,8 +11,8 @@ from typing import Any
 import stripe
 
 from pipeline.generate import Shares, generate
-from pipeline.ingest_file import Line, read_ndjson
-from pipeline.record import Outgoing, Sink
+from pipeline.ingest_file import read_ndjson
+from pipeline.record import Sink
 from schemas import topics
 from schemas.definitions import Definitions
 from sinks.clickhouse.write import ClickHouseSink
@@ -27,6 +27,7 @@ from streams.transact import Transactor
 from tests.simulation.broker import Broker
 from tests.simulation.clients import SimulatedClients
 from tests.simulation.outside import InTurn, SimulatedClickHouse, SimulatedStripe
+from tests.simulation.packing import packed, together
 from tests.simulation.world import World
 
 SHARDS = 2
@@ -133,8 +134,9 @@ class Deployment:
         end = datetime.fromisoformat(NOW).astimezone(UTC)
         world.epoch_ms = int(end.timestamp() * 1000)
         seed = world.rng.randrange(2**32)
-        self.lines = list(generate(events, CUSTOMERS, seed, end, shares=SHARES))
-        self._unsent = list(read_ndjson(self.lines))
+        lines = generate(events, CUSTOMERS, seed, end, shares=SHARES)
+        self.lines = list(together(lines, Random(seed)))
+        self._unsent = list(packed(read_ndjson(self.lines), EVENT_PARTITIONS))
         self._bill_linger_ms = world.rng.choice((0, 200, 2_000))
         for stage, instance in (
             ("intake", "a"),
@@ -168,17 +170,14 @@ class Deployment:
         return not group.pending
 
     def _send(self) -> None:
-        """A producer: keyed by customer, some events at a time."""
+        """A producer: partitioned by customer, some records at a time."""
         rng = self.world.rng
-        for line in self._unsent[: rng.randint(1, 6)]:
-            self._unsent.remove(line)
-            self._publish(line)
+        count = rng.randint(1, 6)
+        for record, timestamp_ms in self._unsent[:count]:
+            self.broker.append(record, timestamp_ms=timestamp_ms)
+        del self._unsent[:count]
         if self._unsent:
             self.world.at(rng.expovariate(2), self._send)
-
-    def _publish(self, line: Line) -> None:
-        record = Outgoing(topics.EVENTS.name, line.value, key=line.key)
-        self.broker.append(record, timestamp_ms=line.timestamp_ms)
 
     def _pass_over(self) -> None:
         """A day and more, in which nothing could be done.

@@ -19,8 +19,8 @@ from tests.simulation.world import World
 #: As in `sinks/clickhouse/migrations`, which a test compares.
 TABLES: dict[str, tuple[tuple[str, ...], str | None]] = {
     "events": (("customer", "type", "time", "source", "id"), None),
-    "set_aside": (("source_partition", "source_offset"), None),
-    "rejections": (("source_partition", "source_offset"), None),
+    "set_aside": (("source_partition", "source_offset", "source_index"), None),
+    "rejections": (("source_partition", "source_offset", "source_index"), None),
     "totals": (("customer", "meter", "period_start", "group_key"), "version"),
     "alerts": (("customer", "meter", "period_start", "threshold"), None),
     "deliveries": (("identifier",), "at"),

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import batch, bill
+from pipeline import batch, bill, intake, unpack
 from pipeline.batch import Batch
 from pipeline.cross import Crosser
 from pipeline.dedupe import IdTable
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from schemas import topics
 from schemas.decisions import Status
 from streams.bill import BillStage
@@ -74,11 +74,36 @@ def _nothing_frozen(step: Any) -> Any:
     return planted
 
 
+def _last_one_lost(elements: Any) -> Any:
+    def planted(value: Any) -> Any:
+        found = elements(value)
+        return found[:-1] if len(found) > 2 else found
+
+    return planted
+
+
+def _without_index(unpacked: Any) -> Any:
+    def planted(records: Records) -> Any:
+        events = unpacked(records)
+        events.__dict__["indices"] = np.zeros(len(events), np.int32)
+        return events
+
+    return planted
+
+
 def _state(record: Outgoing) -> bytes:
     return (record.value or b"") if record.topic == topics.BILL_STATE.name else b""
 
 
 CORE = (
+    Bug(
+        "the last event of a packed record is lost",
+        replaced(unpack, "elements", _last_one_lost),
+    ),
+    Bug(
+        "the places of events in a packed record are ignored",
+        replaced(intake, "unpacked", _without_index),
+    ),
     Bug(
         "of two payloads of one id the first wins silently",
         replaced(IdTable, "claim", _first_wins),

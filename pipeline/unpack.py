@@ -1,0 +1,168 @@
+"""A record that holds many events becomes its events, each a record with its place in it.
+
+Such a record has the content type `PACKED` and a JSON array as its value. It is only split here:
+its elements stay bytes, and what they are is for intake to find out, one by one where that must be.
+So a broken element is rejected alone. A record that is no array cannot be split; it stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from itertools import chain, repeat
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import structs
+from numpy.typing import NDArray
+
+from pipeline.errors import Reject
+from pipeline.record import Headers, Record, Records, Value
+from schemas.usage_event import (
+    HEADER_PREFIX,
+    PACKED,
+    PACKED_BYTES_MAX,
+    PACKED_EVENTS_MAX,
+    STRUCTURED,
+)
+
+#: What our own producer and most others send; looked at before anything slower.
+PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
+
+_PACKED_HEADERS: Headers = (("content-type", PACKED.encode()),)
+
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def unpacked(records: Records) -> Records:
+    """The events of `records` in their order; a record that holds one, or cannot be split, is one.
+
+    An element has the key and the timestamp of its record, and its headers with the content type
+    of one event. Among the columns `headers` leaves out those that say nothing of an event.
+    """
+    headers = records.headers
+    split: dict[int, Sequence[Value]] = {}
+    for place, names in enumerate(headers):
+        if names == _PACKED_HEADERS or (names and names != PLAIN_HEADERS and _is_packed(names)):
+            try:
+                split[place] = elements(records.values[place] or b"")
+            except Reject:
+                continue
+    if not split:
+        return records
+    counts = np.ones(len(records), dtype=np.int64)
+    counts[list(split)] = list(map(len, split.values()))
+    sources = np.repeat(np.arange(len(records)), counts)
+    begins = np.cumsum(counts) - counts
+    indices = (np.arange(len(sources)) - begins[sources]).astype(np.int32)
+    values = [split.get(place, (value,)) for place, value in enumerate(records.values)]
+    named = [
+        repeat(_telling(names), len(split[place])) if place in split else (names,)
+        for place, names in enumerate(headers)
+    ]
+    columns: dict[str, Any] = {
+        "values": list(chain.from_iterable(values)),
+        "headers": list(chain.from_iterable(named)),
+        "partitions": records.partitions[sources],
+        "offsets": records.offsets[sources],
+        "timestamps_ms": records.timestamps_ms[sources],
+        "indices": indices,
+    }
+    elsewhere = _Events(records, split.keys(), sources, indices, columns["values"])
+    return Records.of_columns(elsewhere, **columns)
+
+
+def events_in(record: Record) -> int:
+    """How many events a record of usage.events is taken for; 1 where it cannot be split."""
+    return len(unpacked(Records([record]))) if record.headers else 1
+
+
+def elements(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """The elements of a JSON array as they are written, less the blanks around them.
+
+    Raises:
+        Reject: naming why the record that has this value cannot be taken apart.
+    """
+    if len(value) > PACKED_BYTES_MAX:
+        raise _too_large(f"has {len(value)} bytes, at most {PACKED_BYTES_MAX} are read")
+    try:
+        found = _array.decode(bytes(value))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
+        raise Reject(
+            "malformed_json",
+            f"The value is no JSON array of events: {error}.",
+            remedy=f"Send {PACKED} as one JSON array in UTF-8, or one event as {STRUCTURED}.",
+        ) from None
+    if not found:
+        raise Reject(
+            "not_a_cloudevent",
+            "The array has no events.",
+            remedy="Send a record when there is an event to send.",
+        )
+    if len(found) > PACKED_EVENTS_MAX:
+        raise _too_large(f"holds {len(found)} events, at most {PACKED_EVENTS_MAX} are read")
+    return found
+
+
+def media_type_of(content_type: str) -> str:
+    """A content type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+class _Events(Sequence[Record]):
+    """Records of single events, made when they are asked for."""
+
+    def __init__(
+        self,
+        records: Records,
+        split: Set[int],
+        sources: NDArray[np.int64],
+        indices: NDArray[np.int32],
+        values: Sequence[Value],
+    ) -> None:
+        self._records = records
+        self._split = split
+        self._sources = sources
+        self._indices = indices
+        self._values = values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[number] for number in range(*place.indices(len(self)))]
+        source = int(self._sources[place])
+        record = self._records[source]
+        if source not in self._split:
+            return record
+        return structs.replace(
+            record,
+            value=bytes(self._values[place] or b""),
+            headers=(*PLAIN_HEADERS, *_others(record.headers)),
+            index=int(self._indices[place]),
+        )
+
+
+def _is_packed(headers: Headers) -> bool:
+    """Whether the one content type says so; of several none counts."""
+    types = [text for name, text in headers if name.lower() == "content-type"]
+    return len(types) == 1 and media_type_of((types[0] or b"").decode(errors="replace")) == PACKED
+
+
+def _others(headers: Headers) -> Headers:
+    return tuple(header for header in headers if header[0].lower() != "content-type")
+
+
+def _telling(headers: Headers) -> Headers:
+    """The headers of an element, without those that no reader of events looks at."""
+    ours = (header for header in _others(headers) if header[0].lower().startswith(HEADER_PREFIX))
+    return (*PLAIN_HEADERS, *ours)
+
+
+def _too_large(what: str) -> Reject:
+    return Reject(
+        "too_large",
+        f"The record {what}.",
+        remedy="Send it as several records; the same ids count once.",
+    )
