@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -11,13 +11,22 @@ from typing import Final, Literal, Self
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from pipeline.errors import MeterlineError, Stop
+from pipeline.errors import MeterlineError, Retry, Stop
 from pipeline.reject import Position
 from schemas import topics
-from schemas.usage_event import STRUCTURED, UsageEvent
+from schemas.usage_event import (
+    PACKED,
+    PACKED_BYTES_MAX,
+    PACKED_EVENTS_MAX,
+    STRUCTURED,
+    UsageEvent,
+)
+from streams.packer import ANY_PARTITION, Arrived, Pack, Packer
 
 _CONTENT_TYPE: list[tuple[str, str | bytes | None]] = [("content-type", STRUCTURED.encode())]
+_PACKED: list[tuple[str, str | bytes | None]] = [("content-type", PACKED.encode())]
 _POLL_SECONDS = 0.1
+_NAMED_MAX = 100
 
 #: The client library looks for messages that timed out once a second.
 _TIMEOUT_CHECK_SECONDS = 2.0
@@ -48,7 +57,16 @@ class Producer:
     Usable from many threads and as a context manager. Delivery errors are raised by the next
     `send`, by `flush` or at the end of the `with` block: an event is safe once `flush` returned.
 
+    With `pack_events` above 1, up to so many events, or `pack_bytes`, travel in one Kafka record,
+    and each waits at most `linger_ms` for others: that costs this process, the broker and every
+    reader less. There is one open pack for each partition, and a customer's partition is the same
+    as without packing, so the order per customer holds all the same. Events share the fate of
+    their record: they are safe, or have failed, together.
+
     `kafka` adds to or replaces settings of librdkafka, e.g. credentials.
+
+    Raises:
+        Stop: settings are faulty.
     """
 
     def __init__(
@@ -58,9 +76,20 @@ class Producer:
         topic: str = topics.EVENTS.name,
         compression: Literal["lz4", "zstd"] = "lz4",
         linger_ms: int = 5,
+        pack_events: int = 1,
+        pack_bytes: int = 512 * 1024,
         timeout_seconds: float = 120,
         kafka: Mapping[str, str] | None = None,
     ) -> None:
+        if (
+            not 1 <= pack_events <= PACKED_EVENTS_MAX
+            or not 1 <= pack_bytes <= PACKED_BYTES_MAX // 2
+        ):
+            raise Stop(
+                f"pack_events is {pack_events} and pack_bytes {pack_bytes}.",
+                remedy=f"Pack up to {PACKED_EVENTS_MAX} events and {PACKED_BYTES_MAX // 2} bytes; "
+                "above 1 MiB see to it that the broker takes such records.",
+            )
         self._topic = topic
         self._timeout_seconds = timeout_seconds
         try:
@@ -70,7 +99,8 @@ class Producer:
                     "enable.idempotence": True,
                     "acks": "all",
                     "compression.type": compression,
-                    "linger.ms": linger_ms,
+                    # A pack has waited before.
+                    "linger.ms": linger_ms if pack_events == 1 else 0,
                     "message.max.bytes": 16 * 1024 * 1024,
                     # The same customer goes to the same partition as from clients in Java.
                     "partitioner": "murmur2_random",
@@ -91,13 +121,18 @@ class Producer:
         # Serves acknowledgements also while the service sends nothing.
         self._poller = threading.Thread(target=self._poll, name="meterline-producer", daemon=True)
         self._poller.start()
+        self._packer: Packer | None = None
+        if pack_events > 1:
+            self._packer = Packer(
+                self._send_pack,
+                self._partition_count,
+                events_max=pack_events,
+                bytes_max=pack_bytes,
+                linger_ms=linger_ms,
+            )
 
     def send(self, event: UsageEvent) -> None:
-        """Queue one event; blocks while the queue is full.
-
-        Raises:
-            DeliveryFailed: when events sent before failed for good.
-        """
+        """Queue one event; blocks while the queue is full. Raises like `send_raw`."""
         self.send_raw(event.to_json(), key=event.subject.encode())
 
     def send_raw(
@@ -107,27 +142,48 @@ class Producer:
         key: bytes | None = None,
         timestamp_ms: int | None = None,
         headers: list[tuple[str, str | bytes | None]] = _CONTENT_TYPE,
-        arrived: Callable[[Position], None] | None = None,
+        arrived: Arrived | None = None,
     ) -> None:
         """Queue bytes as they are: one CloudEvent in structured mode, unless `headers` differ.
 
         `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time. Once it is safe,
-        `arrived` is told where it lies.
+        `arrived` is told where it lies. A producer that packs sends alone, in its turn, what has
+        headers or an arrival time of its own, is no JSON or has blanks around it.
 
         Raises:
             DeliveryFailed: when events sent before failed for good.
+            Retry: when the first event is to be packed, and no broker answers.
             Stop: when the producer was closed, or Kafka's client refuses the event.
         """
-        self._raise_failures()
+        if self._failed:
+            self._raise_failures()
+        if self._packer is not None and not self._closed.is_set():
+            is_plain = headers is _CONTENT_TYPE and timestamp_ms is None
+            if is_plain and value and len(value) <= self._packer.bytes_max:
+                self._packer.add(value, key, arrived)
+                return
+            self._packer.make_way(key)
         told = self._delivered if arrived is None else partial(self._delivered, arrived=arrived)
+        self._produce(value, key, headers, told, timestamp_ms or 0)
+
+    def _produce(
+        self,
+        value: bytes | None,
+        key: bytes | None,
+        headers: list[tuple[str, str | bytes | None]],
+        told: Callable[[KafkaError | None, Message], None],
+        timestamp_ms: int = 0,
+        partition: int = ANY_PARTITION,
+    ) -> None:
         while not self._closed.is_set():
             try:
                 self._producer.produce(
                     self._topic,
                     value=value,
                     key=key,
+                    partition=partition,
                     headers=headers,
-                    timestamp=timestamp_ms or 0,
+                    timestamp=timestamp_ms,
                     on_delivery=told,
                 )
                 return
@@ -146,6 +202,8 @@ class Producer:
         Raises:
             DeliveryFailed: when some of it is not.
         """
+        if self._packer is not None:
+            self._packer.send_all()
         left = self._producer.flush(self._timeout_seconds + _TIMEOUT_CHECK_SECONDS)
         self._raise_failures()
         if left:
@@ -158,6 +216,8 @@ class Producer:
         finally:
             self._closed.set()
             self._poller.join()
+            if self._packer is not None:
+                self._packer.close()
 
     def __enter__(self) -> Self:
         return self
@@ -178,19 +238,59 @@ class Producer:
         self,
         error: KafkaError | None,
         message: Message,
-        arrived: Callable[[Position], None] | None = None,
+        arrived: Arrived | None = None,
     ) -> None:
         if error is None:
             if arrived is not None:
                 arrived(Position(message.partition() or 0, message.offset() or 0))
             return
+        key = message.key()
+        self._note_failed([key.encode() if isinstance(key, str) else key], error.str())
+
+    def _send_pack(self, partition: int, pack: Pack) -> None:
+        """Send a pack; if it must not travel as one, its events one by one."""
+        try:
+            value = pack.joined() if len(pack.values) > 1 else None
+            if value is not None:
+                told = partial(self._pack_delivered, pack)
+                self._produce(value, None, _PACKED, told, partition=partition)
+                return
+            for place, (event, key) in enumerate(zip(pack.values, pack.keys, strict=True)):
+                alone = partial(self._delivered, arrived=pack.arrived.get(place))
+                self._produce(event, key, _CONTENT_TYPE, alone, partition=partition)
+        except Stop as error:
+            # Its events were sent by others than whoever is here now.
+            self._note_failed(pack.keys, str(error))
+
+    def _pack_delivered(self, pack: Pack, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._note_failed(pack.keys, error.str())
+            return
+        for place, arrived in pack.arrived.items():
+            arrived(Position(message.partition() or 0, message.offset() or 0, place))
+
+    def _partition_count(self) -> int:
+        try:
+            found = self._producer.list_topics(self._topic, self._timeout_seconds)
+        except KafkaException as error:
+            raise Retry(
+                f"Kafka does not say how many partitions {self._topic} has: {error.args[0].str()}.",
+                remedy="Check that the broker runs, and send the event again.",
+            ) from error
+        topic = found.topics[self._topic]
+        if topic.error is not None:
+            raise Stop(
+                f"{self._topic} cannot be sent to: {topic.error.str()}.",
+                remedy="Create the topics with `meterline topics`, and check the rights.",
+            )
+        return len(topic.partitions)
+
+    def _note_failed(self, keys: Sequence[bytes | None], why: str) -> None:
+        names = [key.decode(errors="replace") for key in keys if key is not None]
         with self._lock:
-            self._failed += 1
-            self._why = error.str()
-            key = message.key()
-            if key is not None and len(self._failed_keys) < 100:
-                text = key if isinstance(key, str) else key.decode(errors="replace")
-                self._failed_keys.append(text)
+            self._failed += len(keys)
+            self._why = why
+            self._failed_keys += names[: _NAMED_MAX - len(self._failed_keys)]
 
     def _raise_failures(self) -> None:
         if not self._failed:

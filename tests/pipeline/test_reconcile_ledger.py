@@ -114,6 +114,27 @@ def test_decisions_about_packs_that_were_deleted_are_left_out() -> None:
     assert not positions.outcomes
 
 
+def test_events_of_one_record_are_positions_of_their_own() -> None:
+    positions = Positions()
+    positions.advance({0: 10})
+    columns = {
+        "source_partition": pa.array([0, 0], pa.int32()),
+        "source_offset": pa.array([5, 5], pa.int64()),
+        "source_index": pa.array([0, 2], pa.int32()),
+    }
+    packed = Frame(Kind.PACK, {}, (pa.RecordBatch.from_pydict(columns),))
+    positions.take_pack(0, 1, packed)
+    positions.take_decisions(0, decisions(1, [Status.ACCEPTED, Status.ACCEPTED]))
+    positions.take_rejection(0, 5, 1)
+    positions.take_input(0, 5, events=3)
+    positions.fold()
+    assert positions.outcomes == {
+        (0, "accepted"): Tally(2, 10 + (2 << 48)),
+        (0, "rejected"): Tally(1, 5 + (1 << 48)),
+    }
+    assert positions.input == {0: Tally(3, 15 + (3 << 48))}
+
+
 def test_the_sum_of_offsets_stays_within_64_bits() -> None:
     assert Tally(1, 2**64 - 1).plus(1, 3) == Tally(2, 2)
 

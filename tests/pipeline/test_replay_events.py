@@ -17,9 +17,11 @@ from pipeline.noted import Range
 from pipeline.pack import Pack
 from pipeline.record import Record
 from pipeline.replay_events import Taken, by_position
+from pipeline.unpack import events_in
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame
+from schemas.usage_event import PACKED
 from tests.pipeline.usage_log import NOVEMBER_20_MS, TOKENS, core, event, frame_of, pieces
 
 SHARDS = 3
@@ -83,8 +85,12 @@ class Log:
         return [str(each) for each in differences.kept], compared, uncompared
 
 
-def record(partition: int, offset: int, value: bytes) -> Record:
-    return Record(topics.EVENTS.name, partition, offset, NOVEMBER_20_MS + offset, b"k", value)
+def record(partition: int, offset: int, value: bytes | list[bytes]) -> Record:
+    """One event, or many in a packed record."""
+    headers = () if isinstance(value, bytes) else (("content-type", PACKED.encode()),)
+    text = value if isinstance(value, bytes) else b"[" + b",".join(value) + b"]"
+    at_ms = NOVEMBER_20_MS + offset
+    return Record(topics.EVENTS.name, partition, offset, at_ms, b"k", text, headers)
 
 
 def example() -> Log:
@@ -132,9 +138,12 @@ values = st.one_of(
 
 
 @core(100)
-@given(st.lists(st.lists(values, max_size=12), min_size=1, max_size=3), st.data())
+@given(
+    st.lists(st.lists(values | st.lists(values, max_size=4), max_size=12), min_size=1, max_size=3),
+    st.data(),
+)
 def test_however_events_were_batched_and_by_whatever_definitions_nothing_differs(
-    given_values: list[list[bytes]], data: st.DataObject
+    given_values: list[list[bytes | list[bytes]]], data: st.DataObject
 ) -> None:
     log = Log(
         [
@@ -148,7 +157,35 @@ def test_however_events_were_batched_and_by_whatever_definitions_nothing_differs
     cuts = data.draw(st.lists(st.integers(1, 40), max_size=6))
     for piece in pieces(len(everything), cuts):
         log.take_in(everything[piece], data.draw(st.sampled_from([TOKENS, CHANGED])))
-    assert log.differences() == ([], len(everything), 0)
+    assert log.differences() == ([], sum(map(events_in, everything)), 0)
+
+
+def packed_example() -> Log:
+    """One record of four events, of which one is broken."""
+    texts = [event(str(number), subject=f"cus_{number}") for number in range(3)]
+    log = Log([[record(0, 0, [*texts, b"7"])]])
+    log.take_in(log.events[0], TOKENS)
+    return log
+
+
+def test_what_is_wrong_with_an_event_of_a_packed_record_names_its_place() -> None:
+    log = packed_example()
+    assert log.differences() == ([], 4, 0)
+    drop_first_row(log)
+    (lost,), _, _ = log.differences()
+    assert "usage.events-0 at offset 0" in lost
+    assert "is lost: neither packed nor rejected." in lost
+    log = packed_example()
+    log.rejected.clear()
+    (lost,), _, _ = log.differences()
+    assert lost.endswith(
+        "usage.events-0 at offset 0, event 3 is lost: neither packed nor rejected."
+    )
+    log = packed_example()
+    change_column("source_index", 9)(log)
+    assert any(
+        "event 9 is packed, but not on usage.events" in each for each in log.differences()[0]
+    )
 
 
 def drop_first_row(log: Log) -> None:
