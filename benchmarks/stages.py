@@ -177,17 +177,19 @@ class _Committed(threading.Event):
         return super().is_set()
 
 
-def events(count: int, seed: int = SEED) -> Iterator[tuple[bytes, bytes, int]]:
-    """(customer, event, arrival in ms since 1970), the same for the same seed."""
+def events(
+    count: int, seed: int = SEED, begin_ms: int = _BEGIN_MS
+) -> Iterator[tuple[bytes, bytes, int]]:
+    """(customer, event, arrival in ms since 1970), the same for the same seed and begin."""
     random = Random(seed)
     sent: list[tuple[bytes, bytes]] = []
     for number in range(count):
-        arrival_ms = _BEGIN_MS + number
+        arrival_ms = begin_ms + number
         if sent and random.random() < DUPLICATE_SHARE:
             customer, event = random.choice(sent)
         else:
-            seconds, milliseconds = divmod(number, 1_000)
-            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(_BEGIN_MS // 1_000 + seconds))
+            seconds, milliseconds = divmod(arrival_ms, 1_000)
+            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
             name = f"cus_{random.randrange(CUSTOMERS):05d}"
             model = random.choice(("small", "medium", "large"))
             event = (
@@ -233,9 +235,12 @@ def bare(address: str, count: int) -> Measured:
     return measured
 
 
-def intake(address: str, count: int) -> Measured:
-    """The intake stage in the transactional shell, as `meterline run intake` wires it."""
-    return _run(IntakeStage(DEFINITIONS), address, records=count, count=count)
+def intake(address: str, count: int, records: int | None = None) -> Measured:
+    """The intake stage in the transactional shell, as `meterline run intake` wires it.
+
+    `count` events lie in so many `records`, by default one in each.
+    """
+    return _run(IntakeStage(DEFINITIONS), address, records=records or count, count=count)
 
 
 def tally(address: str, count: int) -> Measured:
