@@ -24,7 +24,7 @@ Action = Literal["send", "receive"]
 class JsonMessage:
     """A message of one `model`; or of `payload`, described in words, where no model holds.
 
-    `headers` are name to meaning.
+    With `items_max` it is an array of up to so many. `headers` are name to meaning.
     """
 
     name: str
@@ -34,6 +34,7 @@ class JsonMessage:
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     optional_headers: frozenset[str] = frozenset()
+    items_max: int | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,15 @@ CHANNELS: dict[str, Channel] = {
                 headers={"content-type": f"Begins with `{usage_event.STRUCTURED}`."},
             ),
             JsonMessage(
+                "packed",
+                "Many CloudEvents in structured mode: one JSON array, of at most "
+                f"{usage_event.PACKED_BYTES_MAX // 2**20} MiB.",
+                UsageEvent,
+                content_type=usage_event.PACKED,
+                headers={"content-type": f"Begins with `{usage_event.PACKED}`."},
+                items_max=usage_event.PACKED_EVENTS_MAX,
+            ),
+            JsonMessage(
                 "binary",
                 "A CloudEvent in binary mode: attributes as headers, the data alone as value.",
                 payload="The event's data: any JSON value, or nothing.",
@@ -85,7 +95,7 @@ CHANNELS: dict[str, Channel] = {
                 optional_headers=frozenset({"content-type"}),
             ),
         ),
-        "The customer, so that a customer's events keep their order.",
+        "The customer, so that a customer's events keep their order; of a packed record none.",
         {"send": "Publish usage.", "receive": "Read usage as its services published it."},
     ),
     topics.METERED.name: Channel(
@@ -159,6 +169,7 @@ CHANNELS: dict[str, Channel] = {
                     "rejection.schema.json.",
                     rejection.HEADER_MESSAGE: "What is wrong, for a person.",
                     rejection.HEADER_REMEDY: "What to do about it, for a person.",
+                    rejection.HEADER_INDEX: "Its place in a record that held many, decimal.",
                 },
             ),
         ),

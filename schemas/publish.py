@@ -162,12 +162,17 @@ def _topic_configuration(topic: Topic) -> dict[str, Any]:
 
 
 def _json(message: JsonMessage) -> dict[str, Any]:
+    payload: dict[str, Any] = (
+        {"$ref": f"./{schema_file(message.model)}"}
+        if message.model
+        else {"description": message.payload}
+    )
+    if message.items_max:
+        payload = {"type": "array", "minItems": 1, "maxItems": message.items_max, "items": payload}
     described: dict[str, Any] = {
         "summary": message.summary,
         "contentType": message.content_type,
-        "payload": {"$ref": f"./{schema_file(message.model)}"}
-        if message.model
-        else {"description": message.payload},
+        "payload": payload,
     }
     if message.headers:
         described["headers"] = {

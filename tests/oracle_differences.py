@@ -123,7 +123,7 @@ def _data_of(text: str) -> Any:
 def _position_differences(observed: Row) -> list[str]:
     """No input position may have two outcomes."""
     positions = Counter(
-        (row["source_partition"], row["source_offset"])
+        (row["source_partition"], row["source_offset"], row.get("source_index", 0))
         for section in ("events", "set_aside", "rejections")
         for row in observed[section]
         if "source_offset" in row

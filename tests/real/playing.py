@@ -64,10 +64,11 @@ def observed(kept: Path, report: dict[str, Any], now: str) -> dict[str, Any]:
         )
         set_aside = rows(
             client,
-            "SELECT toString(status) AS status, source, id, source_partition, source_offset "
-            "FROM set_aside FINAL",
+            "SELECT toString(status) AS status, source, id, source_partition, source_offset, "
+            "source_index FROM set_aside FINAL",
         )
-        rejections = rows(client, "SELECT source_partition, source_offset FROM rejections FINAL")
+        places = "source_partition, source_offset, source_index"
+        rejections = rows(client, f"SELECT {places} FROM rejections FINAL")
     finally:
         client.close()
     with (kept / "stripe.ndjson").open() as journal:
