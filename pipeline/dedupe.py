@@ -8,6 +8,7 @@ of the identities, so growing walks through memory once.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil, floor, log
 from typing import Any, TypeAlias
 
@@ -83,10 +84,10 @@ class IdTable:
         status = np.zeros(len(today), dtype=np.uint8)
         order, bounds = _by_part(columns[1])
         self._reserve(np.diff(bounds))
-        for part, slots in enumerate(self._parts):
-            events = order[bounds[part] : bounds[part + 1]]
-            if len(events):
-                self._counts[part] += _claim(slots, *columns, today, events, status)
+        for part, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            if begin < end:
+                events = order[begin:end]
+                self._counts[part] += _claim(self._parts[part], *columns, today, events, status)
         return status
 
     def grow(self, slots: int) -> None:
