@@ -37,6 +37,9 @@ DEFINITIONS = {
     "default_plan": "free",
 }
 
+#: The peers, tuned for throughput, commit every second, two or three; the default is 2 ms.
+_METERLINE_LINGER_MS = 500
+
 _STREAMS_JVM = ("-Xms2g", "-Xmx2g", "-XX:+UseParallelGC")
 _FLINK_JVM = ("-Xms2g", "-Xmx2g", "-XX:MaxDirectMemorySize=1g", "-XX:+UseParallelGC")
 #: What Flink asks for on Java 17 (its own config.yaml has a longer list).
@@ -96,6 +99,7 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
             "METERLINE_BOOTSTRAP_SERVERS": place.address,
             "METERLINE_CONFIG": str(definitions),
             "METERLINE_STATE_DIRECTORY": str(place.state),
+            "METERLINE_LINGER_MS": str(_METERLINE_LINGER_MS),
         }
         return [
             Command([*line, stage, "--instance", "benchmark"], here)
@@ -240,7 +244,8 @@ CONSUME = Contender(
 
 METERLINE = Contender(
     name="Meterline",
-    about="one process each of `meterline run intake` and `meterline run tally`, default settings",
+    about="one process each of `meterline run intake` and `meterline run tally`, which gather for "
+    f"at most {_METERLINE_LINGER_MS} ms before they commit; default settings otherwise",
     prepare=_meterline,
     versions={name: version(name) for name in ("meterline", "confluent-kafka", "numpy", "pyarrow")},
     settings=("benchmarks/contenders.py", "pipeline/settings.py"),

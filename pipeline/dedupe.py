@@ -120,12 +120,17 @@ class IdTable:
 
     def _rebuild(self, part: int, slots: _Slots, identities: int) -> None:
         """Have `slots` alone in a part, with room for so many."""
-        level = 0
-        while _room(_capacity(part, level)) < identities:
-            level += 1
-        self._parts[part] = _empty(_capacity(part, level))
+        self._parts[part] = _empty(_capacity(part, _level(part, identities)))
         self._room[part] = _room(len(self._parts[part]))
         self._counts[part] = _move(slots, self._parts[part])
+
+
+def _level(part: int, identities: int) -> int:
+    """The lowest level at which a part has room for so many identities."""
+    level = floor(log(max(identities / _LOAD_MAX / _SMALLEST, 1), _GROWTH) - part / _PARTS)
+    while _room(_capacity(part, level)) < identities:
+        level += 1
+    return max(level, 0)
 
 
 def _capacity(part: int, level: int) -> int:

@@ -29,9 +29,6 @@ class Numbering(Generic[Name]):
     def __len__(self) -> int:
         return len(self._names)
 
-    def __contains__(self, name: Name) -> bool:
-        return name in self._numbers
-
     def __getitem__(self, number: int) -> Name:
         return self._names[number]
 

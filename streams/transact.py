@@ -54,7 +54,7 @@ class Transactor:
         stop: StopSignal,
         linger_ms: int = 2,
         batch_max: int = 50_000,
-        batch_bytes_max: int = 16 * 1024 * 1024,
+        batch_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
         self._stage = stage
         self._clients = clients
