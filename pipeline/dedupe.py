@@ -8,6 +8,7 @@ of the identities, so growing walks through memory once.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import ceil, floor, log
 from typing import Any, TypeAlias
 
@@ -83,10 +84,10 @@ class IdTable:
         status = np.zeros(len(today), dtype=np.uint8)
         order, bounds = _by_part(columns[1])
         self._reserve(np.diff(bounds))
-        for part, slots in enumerate(self._parts):
-            events = order[bounds[part] : bounds[part + 1]]
-            if len(events):
-                self._counts[part] += _claim(slots, *columns, today, events, status)
+        for part, (begin, end) in enumerate(pairwise(bounds.tolist())):
+            if begin < end:
+                events = order[begin:end]
+                self._counts[part] += _claim(self._parts[part], *columns, today, events, status)
         return status
 
     def grow(self, slots: int) -> None:
@@ -119,12 +120,17 @@ class IdTable:
 
     def _rebuild(self, part: int, slots: _Slots, identities: int) -> None:
         """Have `slots` alone in a part, with room for so many."""
-        level = 0
-        while _room(_capacity(part, level)) < identities:
-            level += 1
-        self._parts[part] = _empty(_capacity(part, level))
+        self._parts[part] = _empty(_capacity(part, _level(part, identities)))
         self._room[part] = _room(len(self._parts[part]))
         self._counts[part] = _move(slots, self._parts[part])
+
+
+def _level(part: int, identities: int) -> int:
+    """The lowest level at which a part has room for so many identities."""
+    level = floor(log(max(identities / _LOAD_MAX / _SMALLEST, 1), _GROWTH) - part / _PARTS)
+    while _room(_capacity(part, level)) < identities:
+        level += 1
+    return max(level, 0)
 
 
 def _capacity(part: int, level: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,12 +27,20 @@ class Groups:
             both = np.sort(codes << bits | np.arange(count))
             self.order = both & ((1 << bits) - 1)
             ordered = both >> bits
-        self.begins = np.flatnonzero(np.diff(ordered, prepend=-1))
-        self.ends = np.append(self.begins[1:], count) if count else self.begins
+        self._count = count
+        self.begins = first_places(ordered)
         self.distinct = ordered[self.begins]
 
     def __len__(self) -> int:
         return len(self.begins)
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Where in `order` the places of each code end, shape (g,)."""
+        ends = np.empty_like(self.begins)
+        ends[:-1] = self.begins[1:]
+        ends[-1:] = self._count
+        return ends
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -44,3 +54,12 @@ class Groups:
         numbers = np.empty_like(self.order)
         numbers[self.order] = np.repeat(np.arange(len(self)), self.sizes)
         return numbers
+
+
+def first_places(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places at which another number begins than stood before, the first one included."""
+    begins = np.empty(len(ordered), dtype=np.bool_)
+    begins[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    places: NDArray[np.int64] = begins.nonzero()[0]
+    return places

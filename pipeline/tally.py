@@ -182,8 +182,9 @@ class TallyShard:
     def _require_home(self, packs: Sequence[tuple[int, Pack]], batch: Batch) -> None:
         """All customers belong to this shard; those who have totals here do."""
         if self._router is not None:
-            customers = self._shard.totals.customers
-            strange = [name for name in batch.customer_names if name not in customers]
+            names = batch.customer_names
+            numbers = self._shard.totals.customers.known(names)
+            strange = [names[place] for place in np.flatnonzero(numbers < 0).tolist()]
             where = f"{self._place(packs[0][0])} to {packs[-1][0]}"
             require_home(self._router, self._number, strange, where, _MISROUTED)
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.aggregate import Changes, Tally, merged
 from pipeline.exact import ExactColumn
+from pipeline.groups import first_places
 from pipeline.numbering import Numbering
 from schemas.meter import Aggregation
 from schemas.plan import Threshold
@@ -161,8 +162,7 @@ class Totals:
 def distinct(rows: list[Rows]) -> Rows:
     """The rows that occur in any of `rows`, ascending."""
     ordered = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
-    found: Rows = ordered[np.diff(ordered, prepend=-1) > 0]
-    return found
+    return ordered[first_places(ordered)]
 
 
 def _found(index: dict[int, int], keys: Rows) -> Rows:

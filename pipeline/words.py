@@ -16,6 +16,6 @@ WORD_BYTES = 8
 FIRST_BYTES: Words = np.array([256**count - 1 for count in range(WORD_BYTES + 1)], dtype=np.uint64)
 
 
-def words_of(text: bytes) -> Words:
+def words_of(text: bytes | memoryview) -> Words:
     """The words of a text of at least eight bytes; none begins in its last seven."""
     return np.ndarray((len(text) - WORD_BYTES + 1,), np.dtype("<u8"), text, 0, (1,))

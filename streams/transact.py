@@ -22,6 +22,9 @@ log = structlog.get_logger()
 
 _PAUSE_SECONDS = 0.5
 
+#: So often a loop that waits for records looks whether it shall stop.
+_LOOK_UP_SECONDS = 0.2
+
 
 def tune_process() -> None:
     """Once for a process that transacts, before it does.
@@ -49,7 +52,7 @@ class Transactor:
         *,
         instance: str,
         stop: StopSignal,
-        linger_ms: int = 10,
+        linger_ms: int = 2,
         batch_max: int = 50_000,
         batch_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
@@ -85,19 +88,25 @@ class Transactor:
                 session.transact(self._stage.step(session.batch))
 
     def _gather(self, session: Session) -> None:
-        """Fill the session's batch for one linger time, counted from its first record."""
-        clock = self._clients.clock
+        """Fill the session's batch for one linger time, counted from its first record.
+
+        What came while the transaction before was under way is there at once, so under load a
+        batch is as large as that took, whatever the linger time.
+        """
         size = 0
-        deadline: float | None = None
-        while not self._stop.is_set():
-            now = clock.monotonic()
-            wait = 0.2 if deadline is None else min(deadline - now, 0.2)
-            if wait <= 0:
+        while not session.count:
+            if self._stop.is_set():
                 return
-            # Without a record at hand this returns with the first few that come.
-            at_once = 1 if deadline is None else self._batch_max - session.count
-            size += session.read(at_once, wait)
-            if session.count and deadline is None:
-                deadline = clock.monotonic() + self._linger_seconds
-            if session.count >= self._batch_max or size >= self._batch_bytes_max:
+            # Asked for more, the client would wait until all of it is there.
+            size = session.read(1, _LOOK_UP_SECONDS)
+        deadline = self._clients.clock.monotonic() + self._linger_seconds
+        while session.count < self._batch_max and size < self._batch_bytes_max:
+            wait = deadline - self._clients.clock.monotonic()
+            count = session.count
+            # As many as fit if they are as large as those before.
+            fit = (self._batch_bytes_max - size) * count // max(size, 1) + 1
+            at_once = min(self._batch_max - count, fit)
+            size += session.read(at_once, min(max(wait, 0), _LOOK_UP_SECONDS))
+            is_drained = session.count < count + at_once
+            if (wait <= 0 and is_drained) or self._stop.is_set():
                 return

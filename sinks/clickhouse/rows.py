@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,40 +12,17 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import Stop
-from pipeline.pack import source_indices
 from pipeline.record import Record
 from schemas import rejection
 from schemas.alert import Alert
 from schemas.billing import Delivery
-from schemas.decisions import Status
 from schemas.frame import Frame
-from sinks.clickhouse.pair import Decided
 
 #: 67 digits before the point and 9 after it: what ClickHouse's widest decimal holds.
 DECIMAL = pa.decimal256(76, 9)
 _INSTANT = pa.timestamp("us", "UTC")
 _GROUP = pa.map_(pa.string(), pa.string())
 
-_STATUS_NAMES = pa.array([status.name.lower() for status in Status])
-
-EVENTS = pa.schema(
-    [
-        pa.field("customer", pa.string()),
-        pa.field("type", pa.string()),
-        pa.field("time", pa.timestamp("ns", "UTC")),
-        pa.field("source", pa.string()),
-        pa.field("id", pa.string()),
-        pa.field("data", pa.binary()),
-        pa.field("received_at", pa.timestamp("ms", "UTC")),
-        pa.field("source_partition", pa.int32()),
-        pa.field("source_offset", pa.int64()),
-        pa.field("source_index", pa.int32()),
-        pa.field("late_for", pa.list_(pa.string())),
-        pa.field("version", pa.int64()),
-        pa.field("definitions", pa.string()),
-        pa.field("status", pa.string()),
-    ]
-)
 REJECTIONS = pa.schema(
     [
         pa.field("source_partition", pa.int32()),
@@ -93,66 +69,6 @@ DELIVERIES = pa.schema(
 )
 
 
-class _Said(msgspec.Struct, gc=False):
-    """What a pack has only inside the original event."""
-
-    source: str
-    id: str
-    data: msgspec.Raw = msgspec.Raw(b"")
-    data_base64: str | None = None
-
-
-_said = msgspec.json.Decoder(_Said).decode
-
-
-def event_rows(decided: Iterable[Decided]) -> tuple[pa.Table, pa.Table]:
-    """Rows of `events` (accepted) and of `set_aside` (all others), in the order of their packs."""
-    rows = pa.Table.from_batches([_event_batch(*each) for each in decided], EVENTS)
-    accepted = pc.equal(rows.column("status"), Status.ACCEPTED.name.lower())
-    return (
-        rows.filter(accepted).drop_columns(["status"]),
-        rows.filter(pc.invert(accepted)).drop_columns(["late_for", "version", "definitions"]),
-    )
-
-
-def _event_batch(pack: Frame, decisions: Frame) -> pa.RecordBatch:
-    events = pack.parts[0]
-    status, late = decisions.parts
-    sources, ids, data = [], [], []
-    for original in events.column("original").to_pylist():
-        said = _said(original)
-        sources.append(said.source)
-        ids.append(said.id)
-        data.append(
-            bytes(said.data) if said.data_base64 is None else base64.b64decode(said.data_base64)
-        )
-    columns = [
-        events.column("customer").dictionary_decode(),
-        events.column("type").dictionary_decode(),
-        events.column("time").cast(EVENTS.field("time").type),
-        pa.array(sources, pa.string()),
-        pa.array(ids, pa.string()),
-        pa.array(data, pa.binary()),
-        events.column("received_at").cast(EVENTS.field("received_at").type),
-        events.column("source_partition"),
-        events.column("source_offset"),
-        source_indices(events),
-        _late_for(late, events.num_rows),
-        pa.repeat(pa.scalar(decisions.header["pack_offset"], pa.int64()), events.num_rows),
-        pa.repeat(pack.header["definitions"], events.num_rows),
-        _STATUS_NAMES.take(status.column("status")),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=EVENTS)
-
-
-def _late_for(late: pa.RecordBatch, events: int) -> pa.ListArray:
-    """Per event, the meters for which it came too late."""
-    indices = late.column("index").to_numpy()
-    ends = np.cumsum(np.bincount(indices, minlength=events), dtype=np.int32)
-    meters = late.column("meter").take(pa.array(np.argsort(indices, kind="stable")))
-    return pa.ListArray.from_arrays(pa.array(np.insert(ends, 0, np.int32(0))), meters)
-
-
 def total_rows(frames: Sequence[Frame]) -> pa.Table:
     """Rows of `totals`: of each total only the newest version."""
     rows = pa.Table.from_batches(
@@ -178,8 +94,8 @@ def total_rows(frames: Sequence[Frame]) -> pa.Table:
             "period_end": rows.column("period_end"),
             "group": _maps(groups),
             "group_key": groups,
-            "value": _decimals(rows.column("value").to_pylist()),
-            "usage": _decimals(rows.column("usage").to_pylist()),
+            "value": _decimals(rows.column("value")),
+            "usage": _decimals(rows.column("usage")),
             "events": rows.column("events"),
             "as_of": rows.column("as_of"),
             "version": rows.column("version"),
@@ -210,7 +126,11 @@ def _model_rows(model: type[BaseModel], schema: pa.Schema, records: Iterable[Rec
     columns = []
     for field in schema:
         cells = [getattr(message, field.name) for message in messages]
-        columns.append(_decimals(cells) if field.type == DECIMAL else pa.array(cells, field.type))
+        columns.append(
+            _decimals(pa.array(cells, pa.string()))
+            if field.type == DECIMAL
+            else pa.array(cells, field.type)
+        )
     return pa.table(columns, schema=schema)
 
 
@@ -250,10 +170,10 @@ def rejection_rows(records: Iterable[Record]) -> pa.Table:
     return pa.table(columns, schema=REJECTIONS)
 
 
-def _decimals(texts: Sequence[str]) -> pa.Array:
+def _decimals(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     """Plain decimal strings as exact decimals; never rounded."""
     try:
-        return pc.cast(pa.array(texts, pa.string()), DECIMAL)
+        return pc.cast(texts, DECIMAL)
     except pa.ArrowInvalid as error:
         raise Stop(
             f"A quantity does not fit ClickHouse's widest decimal, 67 digits and 9 places: {error}",

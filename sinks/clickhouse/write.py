@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +13,9 @@ import pyarrow.compute as pc
 from pipeline.open_frame import open_frame
 from pipeline.record import Attempt, Record, Written
 from schemas import topics
+from sinks.clickhouse.events import event_rows
 from sinks.clickhouse.pair import Decided, Pairing
-from sinks.clickhouse.rows import (
-    alert_rows,
-    delivery_rows,
-    event_rows,
-    rejection_rows,
-    total_rows,
-)
+from sinks.clickhouse.rows import alert_rows, delivery_rows, rejection_rows, total_rows
 
 #: What one INSERT carries at most. 50,000 rows were the fastest on two cores; more only take
 #: memory, which the byte limit bounds where events are large.
@@ -166,9 +161,18 @@ def insertable(rows: pa.Table, month_of: str | None) -> Iterator[pa.Table]:
 
 def _by_month(rows: pa.Table, column: str) -> Iterator[pa.Table]:
     times = rows.column(column)
-    months = pc.add(pc.multiply(pc.year(times), 12), pc.month(times)).to_numpy()
+    ends = pc.min_max(times)
+    if _months(ends["min"]) == _months(ends["max"]):
+        yield rows
+        return
+    months = _months(times).to_numpy()
     for month in np.unique(months):
         yield rows.filter(pa.array(months == month))
+
+
+def _months(times: Any) -> Any:
+    """The number of each month, of an Arrow array or scalar of instants."""
+    return pc.add(pc.multiply(pc.year(times), 12), pc.month(times))
 
 
 def _insert(client: Inserts, table: str, rows: pa.Table) -> None:

@@ -134,6 +134,8 @@ class StripeStandIn:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    #: All connections of a client may come at once.
+    request_queue_size = 256
 
     def __init__(self, account: Account, api_key: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -13,8 +13,7 @@ def test_names_are_numbered_in_the_order_in_which_they_came() -> None:
     assert names.numbers(["b", "a", "b", "x"]).tolist() == [1, 2, 1, 0]
     assert len(names) == 3
     assert names[2] == "a"
-    assert "a" in names
-    assert "c" not in names
+    assert names.known(["a", "c"]).tolist() == [2, -1]
 
 
 def test_a_column_of_numbers_becomes_a_column_of_names() -> None:

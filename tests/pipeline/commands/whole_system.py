@@ -81,11 +81,14 @@ class WholeSystem:
             return [tuple(row) for row in client.query(query).result_rows]
 
     def send(self, events: int, seed: int = 1) -> None:
-        """Publish generated events, with every kind of fault among them."""
-        lines = read_ndjson(generate(events, 50, seed, datetime.now(UTC)))
+        """Publish generated events, with every kind of fault among them; every other one packed."""
+        lines = list(read_ndjson(generate(events, 50, seed, datetime.now(UTC))))
         with Producer(self.kafka["bootstrap.servers"]) as producer:
-            for line in lines:
+            for line in lines[::2]:
                 producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+        with Producer(self.kafka["bootstrap.servers"], pack_events=20, linger_ms=1_000) as packer:
+            for line in lines[1::2]:
+                packer.send_raw(line.value, key=line.key)
 
     @contextmanager
     def run(self, stages: Iterable[str] = STAGES) -> Iterator[None]:

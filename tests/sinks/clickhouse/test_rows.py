@@ -118,6 +118,21 @@ def test_a_rejection_keeps_the_original_bytes(
     ]
 
 
+def test_rejections_of_one_packed_record_are_rows_of_their_own(clickhouse: Connection) -> None:
+    reason = Reject("malformed_json", "It is not JSON.", remedy="Send JSON.")
+    for index in (0, 3, 3):
+        record = Record(topics.EVENTS.name, 3, 1207, 1_795_000_000_125, None, b"7", (), index)
+        outgoing = rejected(record, reason)
+        letter = Record(outgoing.topic, 0, index, 0, None, outgoing.value, outgoing.headers)
+        ClickHouseSink(clickhouse).write([letter], 0)
+    with clickhouse.client() as client:
+        rows = client.query(
+            "SELECT source_partition, source_offset, source_index FROM rejections FINAL"
+        ).result_rows
+    assert {tuple(row) for row in rows} == {(3, 1207, 0), (3, 1207, 3)}
+    assert len(rows) == 2
+
+
 def test_what_others_wrote_to_our_topics_stops_the_sink() -> None:
     record = Record(topics.ALERTS.name, 1, 8, 0, None, b'{"customer": "secret"}')
     for rows in (alert_rows, delivery_rows, rejection_rows):

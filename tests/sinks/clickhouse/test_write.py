@@ -128,6 +128,20 @@ def test_records_given_again_after_an_error_are_written_as_if_it_were_the_first_
         assert rows_in(client) == log.expected
 
 
+def test_a_row_that_comes_twice_in_one_insert_counts_once(clickhouse: Connection) -> None:
+    """Without merges: FINAL alone has to see it."""
+    pack, decisions = _one_pack([{"data": 1}])
+    other, other_decisions = (
+        msgspec.structs.replace(each, partition=1) for each in (pack, decisions)
+    )
+    with clickhouse.client() as client:
+        client.command("SYSTEM STOP MERGES")
+    ClickHouseSink(clickhouse).write([pack, decisions, other, other_decisions], NOW_MS)
+    with clickhouse.client() as client:
+        assert client.query("SELECT count() FROM events").result_rows == [(2,)]
+        assert client.query("SELECT count() FROM events FINAL").result_rows == [(1,)]
+
+
 def test_a_pack_waits_for_its_decisions_and_its_position_with_it(clickhouse: Connection) -> None:
     pack, decisions = _one_pack([{"data": 1}])
     sink = ClickHouseSink(clickhouse)
@@ -208,6 +222,70 @@ def test_binary_data_is_stored_as_the_json_that_it_encodes(clickhouse: Connectio
     ClickHouseSink(clickhouse).write([pack, decisions], NOW_MS)
     with clickhouse.client() as client:
         assert client.query("SELECT data FROM events").result_rows == [('{"tokens": 7}',)]
+
+
+def test_usual_and_unusual_events_are_read_alike_and_keep_their_order(
+    clickhouse: Connection,
+) -> None:
+    """Escapes, data that is no object or comes first, and extensions, among many usual ones."""
+    unusual: list[Mapping[str, object]] = [
+        {"id": 'quoted "id"', "data": {"a": 1}},
+        {"data": {"open": {"inner": [1, 2]}}},
+        {"data": "text"},
+        {"data": None},
+        {"source": "/\N{PILE OF POO}", "data": {"a": "\N{PILE OF POO}"}},
+        {"data_base64": "eyJ0b2tlbnMiOiA3fQ=="},
+        {"traceparent": "00-0af7651916cd43dd8448eb211c80319c", "priority": 7, "data": {"a": 1}},
+    ]
+    events: list[Mapping[str, object]] = []
+    for number, each in enumerate(unusual):
+        events += [{"data": {"n": number, "data": "x", "id": "no"}}, {}, each]
+    pack, decisions = _one_pack(events)
+    ClickHouseSink(clickhouse).write([pack, decisions], NOW_MS)
+    with clickhouse.client() as client:
+        rows = client.query(
+            "SELECT source, id, data FROM events FINAL ORDER BY source_offset"
+        ).result_rows
+    assert rows == [
+        (
+            event.get("source", "/service"),
+            event.get("id", f"id-{offset}"),
+            '{"tokens": 7}'
+            if "data_base64" in event
+            else json.dumps(event["data"])
+            if "data" in event
+            else "",
+        )
+        for offset, event in enumerate(events)
+    ]
+
+
+def test_packs_beyond_what_is_converted_at_once_keep_their_order(clickhouse: Connection) -> None:
+    """Each with types and sources of its own, so with dictionaries of its own, too."""
+    records = []
+    for number in range(7):
+        pack, decisions = _one_pack(
+            [
+                {
+                    "type": f"t{number}",
+                    "source": f"/s{number}",
+                    "id": f"{number}-{n}",
+                    "data": "x" * 700_000,
+                }
+                for n in range(5)
+            ]
+        )
+        records += [msgspec.structs.replace(each, partition=number) for each in (pack, decisions)]
+    ClickHouseSink(clickhouse).write(records, NOW_MS)
+    with clickhouse.client() as client:
+        rows = client.query(
+            "SELECT id, type, source, length(data) FROM events FINAL ORDER BY id"
+        ).result_rows
+    assert rows == [
+        (f"{number}-{n}", f"t{number}", f"/s{number}", 700_002)
+        for number in range(7)
+        for n in range(5)
+    ]
 
 
 def test_one_insert_is_one_month_and_bounded() -> None:

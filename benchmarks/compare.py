@@ -1,0 +1,134 @@
+"""Meterline and its peers on the same work: one table, measured in one run.
+
+    uv run python -m benchmarks.compare [--events 3000000] [--only NAME ...]
+
+Starts one Kafka and warms it up, fills `usage.events`, and lets each contender, alone, read it
+from the first to the last event and count each (source, id) once, per customer, event type and
+month. A contender is done when all its totals are exactly those that the generator knows. CPU time
+is that of all its processes, start-up and warm-up included, without the broker's. What is missing
+on this machine, or fails, has its reason in the table. Run it on a machine with nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.compare_report import Comparison, chart, document, markdown, table
+from benchmarks.contenders import CONSUME, CONTENDERS, ROOT
+from benchmarks.race import Result, run_alone, topic_bytes
+from benchmarks.stages import machine
+from benchmarks.warm import WARM_UP_SECONDS, warm_up
+from benchmarks.workload import Workload
+from schemas import topics
+from streams.local_kafka import FULL_SPEED, LocalKafka
+from streams.producer import Producer
+from streams.topics import create_topics
+
+_REPORTS = ROOT / "docs" / "benchmarks"
+_REPORT_COLUMNS = 140
+
+
+def compare(
+    events: int, names: Sequence[str], say: Console, warm_up_seconds: float = WARM_UP_SECONDS
+) -> Comparison:
+    """Run the contenders with these names, one after the other, on one broker."""
+    load = os.getloadavg()
+    order = [CONTENDERS[name] for name in CONTENDERS if name in names]
+    if CONSUME in order:
+        # Once more at the end: what happened to the machine meanwhile shows in the difference.
+        order.append(CONSUME)
+    results: list[Result] = []
+    with LocalKafka(jvm=FULL_SPEED, say=say.print) as broker:
+        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        say.print(f"{warm_up(broker.address, warm_up_seconds)} transactions to warm up the broker")
+        for contender in order:
+            workload = Workload(min(events, contender.events_max or events))
+            input_topic = _filled(broker, workload, events, say)
+            say.print(f"{contender.name}…")
+            result = run_alone(contender, broker, workload, input_topic, workload.expected())
+            say.print(f"  {result.problem or f'{result.per_cpu_second:,.0f} per CPU second'}")
+            results.append(result)
+    return Comparison(
+        workload=Workload(events),
+        results=results,
+        contenders=order,
+        machine=machine() | _tools(),
+        load_before=load,
+        load_after=os.getloadavg(),
+    )
+
+
+def _filled(broker: LocalKafka, workload: Workload, events: int, say: Console) -> str:
+    """The topic with the events of `workload`, filled when it is first asked for."""
+    name = topics.EVENTS.name
+    if workload.events < events:
+        name = f"{name}.first_{workload.events}"
+        create_topics(
+            {"bootstrap.servers": broker.address},
+            [replace(topics.EVENTS, name=name, retention_ms=-1)],
+        )
+    if not topic_bytes(broker, name):
+        say.print(f"Sending {workload.events:,} events…")
+        with Producer(broker.address, topic=name, linger_ms=50) as producer:
+            for batch in workload.batches():
+                for customer, event, arrival_ms in batch:
+                    producer.send_raw(event, key=customer, timestamp_ms=arrival_ms, headers=[])
+    return name
+
+
+def _tools() -> dict[str, str]:
+    java = shutil.which("java")
+    if java is None:
+        return {}
+    told = subprocess.run([java, "-version"], capture_output=True, text=True)
+    return {"java of the peers": " ".join(told.stderr.splitlines()[1:2])}
+
+
+def _main() -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--events", type=int, default=3_000_000, help="default: 3,000,000")
+    options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    options.add_argument(
+        "--warm-up",
+        type=float,
+        default=WARM_UP_SECONDS,
+        metavar="SECONDS",
+        help="of the broker, default: %(default)s",
+    )
+    options.add_argument("--json", type=Path, default=_REPORTS / "compare.json", metavar="FILE")
+    options.add_argument("--chart", type=Path, default=_REPORTS / "compare.svg", metavar="FILE")
+    options.add_argument("--report", type=Path, default=_REPORTS / "compare.md", metavar="FILE")
+    chosen = options.parse_args()
+    # So that an end from outside ends the broker and the contender too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    say = Console(stderr=True, highlight=False)
+    compared = compare(chosen.events, chosen.only, say, chosen.warm_up)
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = _REPORT_COLUMNS
+    screen.print(table(compared))
+    for result in compared.results:
+        if result.problem:
+            screen.print(f"{result.name} {result.problem}", markup=False)
+    for file, text in (
+        (chosen.json, document(compared)),
+        (chosen.report, markdown(compared, chart=chosen.chart.name)),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    chart(compared, chosen.chart)
+    return int(any(result.problem.startswith("failed") for result in compared.results))
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,134 @@
+"""What an event costs, and what state takes, as events, customers, shards and processes grow.
+
+    uv run python -m benchmarks.scaling [--events-max 10000000] [--ids-max 100000000]
+
+Most of it drives the pure core in memory, each load in a process of its own; a few points run on a
+real Kafka, to show that the whole agrees. Totals are checked everywhere they are made.
+
+Writes FOLDER/scaling.json, the charts FOLDER/scaling-*.svg, and the figures in docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.scaling_core import BATCH, Shape, drive
+from benchmarks.scaling_ids import claim_ids
+from benchmarks.scaling_kafka import on_kafka
+from benchmarks.scaling_report import charts, refresh, table
+from benchmarks.stages import machine
+from benchmarks.workload import Workload
+
+_SMALLEST = 100_000
+_HEAVIEST = (0.0, 0.9)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How far to go. `events_each` is for every point that does not vary the events."""
+
+    events_max: int
+    events_each: int
+    ids_max: int
+    kafka_events: int
+    customers: Sequence[int]
+    shards: Sequence[int]
+    tally_processes: Sequence[int]
+
+
+def measure(sizes: Sizes, say: Console) -> dict[str, Any]:
+    """All figures, each load in a process of its own."""
+    load_before = os.getloadavg()[0]
+    each = sizes.events_each
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
+
+        def driven(shape: Shape, marks: Sequence[int] = ()) -> list[dict[str, Any]]:
+            say.print(
+                f"{shape.events:,} events of {shape.customers:,} customers in {shape.shards} "
+                f"shards, {shape.per_step:,} a step…"
+            )
+            return processes.submit(drive, shape, marks).result()
+
+        in_memory = {
+            "events": driven(Shape(sizes.events_max), _decades(sizes.events_max)),
+            "customers": [driven(Shape(each, customers=n))[-1] for n in sizes.customers],
+            "shards": [driven(Shape(each, shards=n))[-1] for n in sizes.shards],
+            "heaviest": [driven(Shape(each, heaviest_share=share))[-1] for share in _HEAVIEST],
+            # In small steps, as when everything is counted as soon as it comes.
+            "pauses": driven(Shape(sizes.events_max, batch=BATCH // 2, per_step=BATCH // 2))[-1],
+        }
+        say.print(f"{sizes.ids_max:,} ids in one table…")
+        ids = processes.submit(claim_ids, sizes.ids_max).result()
+    kafka = []
+    for heaviest_share in _HEAVIEST:
+        for count in sizes.tally_processes:
+            say.print(f"On Kafka, {count} tally, {heaviest_share:.0%} of one customer…")
+            workload = Workload(sizes.kafka_events, heaviest_share=heaviest_share)
+            kafka.append(on_kafka(workload, count))
+    return {
+        **in_memory,
+        "ids": ids,
+        "kafka": kafka,
+        "load_average_before": load_before,
+        "machine": machine(),
+    }
+
+
+def _decades(events_max: int) -> list[int]:
+    """10^5, 10^6 and so on, below `events_max`."""
+    marks = [_SMALLEST]
+    while marks[-1] * 10 < events_max:
+        marks.append(marks[-1] * 10)
+    return marks
+
+
+def main() -> None:
+    """Measures, prints and saves."""
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument(
+        "--events-max", type=int, default=10_000_000, help="the most events; 100000000 takes hours"
+    )
+    options.add_argument(
+        "--events-each", type=int, default=1_000_000, help="events of every other point"
+    )
+    options.add_argument("--ids-max", type=int, default=100_000_000, help="ids in one table")
+    options.add_argument("--kafka-events", type=int, default=3_000_000, help="events on Kafka")
+    options.add_argument(
+        "--customers", type=int, nargs="+", default=[10, 1_000, 10_000, 100_000, 1_000_000]
+    )
+    options.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16, 64])
+    options.add_argument("--tally-processes", type=int, nargs="+", default=[1, 2])
+    options.add_argument(
+        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+    )
+    options.add_argument(
+        "--page", type=Path, default=Path("docs/scaling.md"), help="whose figures are refreshed"
+    )
+    options.add_argument(
+        "--from-json", action="store_true", help="measure nothing: draw and write what is saved"
+    )
+    chosen = options.parse_args()
+    saved = chosen.folder / "scaling.json"
+    if not chosen.from_json:
+        sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
+        results = measure(sizes, Console(stderr=True))
+        chosen.folder.mkdir(parents=True, exist_ok=True)
+        saved.write_text(json.dumps(results, indent=1) + "\n")
+    results = json.loads(saved.read_text())
+    charts(results, chosen.folder)
+    refresh(chosen.page, results)
+    Console(highlight=False).print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The benchmark of scaling runs to its end, and its page says what follows from its figures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from benchmarks import scaling_core
+from benchmarks.scaling_core import Shape, drive
+from benchmarks.scaling_model import Model
+from benchmarks.scaling_report import refresh
+from pipeline.record import Outgoing, Record, Records
+from streams.intake import IntakeStage
+
+ROOT = Path(__file__).parents[2]
+MARKS = "<!-- figures: written by benchmarks.scaling -->\n<!-- end of figures -->\n"
+
+MODEL = Model(
+    intake_us=3,
+    tally_us=0.6,
+    broker_us=2,
+    disk_bytes={"usage.events": 100, "usage.metered": 100, "usage.tally.state": 50},
+    id_bytes=40,
+)
+
+
+def test_it_measures_after_each_mark() -> None:
+    shape = Shape(6_000, customers=50, shards=4, batch=1_000, per_step=2_000)
+    first, last = drive(shape, [2_000])
+    assert (first["events"], last["events"]) == (2_000, 6_000)
+    for figures in (first, last):
+        assert figures["cpu_us"]["intake"] > 0
+        assert figures["cpu_us"]["tally"] > 0
+        assert figures["bytes_per_event"]["usage.events"] == pytest.approx(200, rel=0.1)
+    # The definitions are a step of their own.
+    assert sum(kind["steps"] for kind in last["step_ms"].values()) == 4
+
+
+def test_a_wrong_total_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(IntakeStage):
+        def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
+            return super().step(Records(records[:-1]))
+
+    monkeypatch.setattr(scaling_core, "IntakeStage", Forgetful)
+    with pytest.raises(RuntimeError, match="totals are wrong"):
+        drive(Shape(3_000, customers=50, shards=4, batch=1_000, per_step=1_000))
+
+
+def test_the_model_names_what_fills_most_machines() -> None:
+    needs = {need.what: need for need in MODEL.needs()}
+    assert needs["intake"].amount == "5 cores"
+    assert needs["brokers"].amount == "10 cores"
+    # 35 days of a million a second, 40 bytes each.
+    assert needs["tally's memory for ids"].amount == "121 TB"
+    # What is kept for ever has no end to work out.
+    assert needs["brokers' disks"].amount == "2,074 TB"
+    assert MODEL.bottleneck().startswith("tally's memory for ids. One machine")
+    assert max(need.hosts for need in MODEL.needs()) == needs["tally's memory for ids"].hosts
+
+
+def test_only_a_page_with_both_marks_takes_figures(tmp_path: Path) -> None:
+    page = tmp_path / "scaling.md"
+    page.write_text("# Nothing marked\n")
+    with pytest.raises(ValueError, match="has no"):
+        refresh(page, {})
+
+
+def test_it_measures_every_point_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "scaling.md"
+    page.write_text(f"before\n{MARKS}after\n")
+    few = ["--events-max", "4000", "--events-each", "3000", "--ids-max", "60000"]
+    few += ["--kafka-events", "3000", "--customers", "10", "--shards", "1", "3"]
+    few += ["--tally-processes", "2", "--folder", str(tmp_path), "--page", str(page)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", *few],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=290,
+    )
+    assert ran.returncode == 0, ran.stderr
+    results = json.loads((tmp_path / "scaling.json").read_text())
+    assert [point["shards"] for point in results["shards"]] == [1, 3]
+    assert [point["heaviest_share"] for point in results["kafka"]] == [0, 0.9]
+    assert results["ids"][-1]["ids"] == 60_000
+    assert 22 < results["ids"][-1]["bytes_per_id"] < 50
+    for point in results["kafka"]:
+        assert point["tally"]["cpu_us"]["tally"] > 0
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "The first bottleneck: tally's memory for ids." in text
+    assert len([*tmp_path.glob("scaling-*.svg")]) == 6
