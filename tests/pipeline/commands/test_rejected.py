@@ -33,6 +33,7 @@ from schemas.decisions import Status
 from schemas.frame import Kind
 from schemas.rejection import HEADER_OFFSET, HEADER_PARTITION, HEADER_REASON, HEADER_TOPIC
 from schemas.total import read_totals
+from schemas.usage_event import PACKED, STRUCTURED
 from streams.backlog import backlog
 from streams.dead_letters import Place, letters
 from streams.local_kafka import LocalKafka
@@ -496,3 +497,22 @@ def test_a_broker_that_is_not_there_or_has_no_topics_is_said_at_once(kafka: str)
         assert said in ended.stderr
         assert "Remedy: " in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_an_event_that_came_packed_comes_back_alone(pipeline: Pipeline) -> None:
+    texts = [usage(f"packed-{n}", "packed", n).value or b"" for n in (1, 2, 4)]
+    headers = (("content-type", PACKED.encode()), ("trace", b"1"))
+    pipeline.send(Original(b"[" + b", ".join(texts) + b"]", None, headers))
+    pipeline.work(WRONG)
+    first, second, third = (each["position"] for each in pipeline.listed("--customer", "packed"))
+    assert (second, third) == (f"{first}/1", f"{first}/2")
+    shown = pipeline.command("show", second, "--raw")
+    assert shown.stdout == texts[1]
+    moved = pipeline.replay(second)
+    assert [*moved] == [second]
+    alone = pipeline.events()[moved[second]]
+    assert written(alone) == Original(
+        texts[1], None, (("content-type", STRUCTURED.encode()), ("trace", b"1"))
+    )
+    pipeline.work(MENDED)
+    assert pipeline.used("packed") == ("2", 1)
