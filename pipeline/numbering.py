@@ -13,9 +13,6 @@ from numpy.typing import NDArray
 
 from pipeline.groups import Groups
 
-#: So many names are taken along sooner than it is found out which of them occur.
-_FEW = 16
-
 Name = TypeVar("Name", bound=Hashable)
 Other = TypeVar("Other", bound=Hashable)
 
@@ -52,8 +49,6 @@ class Numbering(Generic[Name]):
 
     def picked(self, numbers: NDArray[np.int64]) -> Picked[Name]:
         """The names of `numbers`, each distinct one once."""
-        if len(self._names) <= _FEW:
-            return Picked(self._names, numbers.astype(np.int64))
         groups = Groups(numbers.astype(np.int64))
         return Picked([self._names[number] for number in groups.distinct.tolist()], groups.numbers)
 
