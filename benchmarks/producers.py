@@ -33,10 +33,10 @@ from benchmarks.stages import SEED, Measured, events, intake, machine, tally
 from pipeline.open_frame import open_frame
 from schemas import topics
 from schemas.total import read_totals
+from streams.chain import Tail
 from streams.cut import extents
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.producer import Producer
-from streams.read import read_to_end
 from streams.topics import create_topics
 
 _LINGER_MS = 50
@@ -153,11 +153,11 @@ def end_to_end(
 def totals(kafka: dict[str, str]) -> Totals:
     """What tally has published, over all periods."""
     newest: dict[tuple[str, str, object], int] = {}
-    for shard in range(topics.SHARDS):
-        for record in read_to_end(kafka, topics.TOTALS.name, shard):
-            for total in read_totals(open_frame(record)):
-                key = total.customer, total.group["model"], total.period_start
-                newest[key] = int(total.value)
+    # Waits for what was committed a moment ago and is not decided in every partition yet.
+    for record in Tail(kafka).read(topics.TOTALS.name):
+        for total in read_totals(open_frame(record)):
+            key = total.customer, total.group["model"], total.period_start
+            newest[key] = int(total.value)
     found: Totals = Counter()
     for (customer, model, _), tokens in newest.items():
         found[customer, model] += tokens
