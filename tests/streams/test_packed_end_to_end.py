@@ -10,6 +10,7 @@ from pipeline.reject import open_letter
 from schemas import topics
 from schemas.total import read_totals
 from streams.backlog import backlog
+from streams.chain import Tail
 from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
 from streams.local_kafka import LocalKafka
@@ -44,13 +45,15 @@ def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(broker: L
         for stage, topic in (("intake", topics.EVENTS), ("tally", topics.METERED)):
             wait_until(lambda s=stage, t=topic: not backlog(kafka, s, [t.name]), f"{stage} is done")  # type: ignore[misc]
     totals: dict[str, str] = {}
-    for record in read(address, topics.TOTALS.name):
+    # Waits for what is committed and not decided in every partition yet.
+    tail = Tail(kafka)
+    for record in tail.read(topics.TOTALS.name):
         totals |= {total.customer: total.value for total in read_totals(open_frame(record))}
     expected: Counter[str] = Counter()
     for number in range(EVENTS):
         expected[f"cus_{number % 13}"] += number if number != 1_500 else 0
     assert totals == {customer: str(total) for customer, total in expected.items()}
-    letters = [open_letter(record) for record in read(address, topics.REJECTED.name)]
+    letters = [open_letter(record) for record in tail.read(topics.REJECTED.name)]
     assert [letter.reason for letter in letters] == ["missing_attribute"] * 2
     assert {letter.original.value for letter in letters} == {
         b'{"specversion":"1.0","subject":"cus_5"}'
