@@ -62,7 +62,7 @@ SELECT
         '","region":"eu-', toString(intDiv(draw, 36) % 4), '"}}'
     ),
     month + toIntervalMillisecond(received_ms),
-    number % 16, intDiv(number, 16), [], intDiv(number, 10000), 'v1'
+    number % 16, intDiv(number, 16), 0, [], intDiv(number, 10000), 'v1'
 FROM numbers({begin}, {count})
 SETTINGS max_block_size = {count}, min_insert_block_size_rows = {count},
     min_insert_block_size_bytes = 0

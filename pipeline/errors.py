@@ -8,6 +8,9 @@ MeterlineError
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 
 class MeterlineError(Exception):
     """Base of all errors that Meterline raises on purpose.
@@ -22,6 +25,10 @@ class MeterlineError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} Remedy: {self.remedy}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is by default, an error with a remedy would not come through to another process.
+        return copyreg.__newobj__, (type(self), self.message), self.__dict__  # type: ignore[attr-defined]
 
 
 class Retry(MeterlineError):
