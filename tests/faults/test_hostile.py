@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from pipeline import shard as shard_module
+from pipeline import total_columns
 from pipeline.errors import Stop
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing
@@ -114,7 +115,8 @@ def test_tally_stops_at_a_snapshot_that_lacks_a_part(
     written = counted()
     state = [each for each in written[topics.TALLY_STATE.name] if each.partition == BAD]
     shard = restore(open_frame(record_of(each)) for each in state)
-    monkeypatch.setattr(shard_module, "_ROWS_MAX", 10)
+    monkeypatch.setattr(shard_module, "_IDS_MAX", 10)
+    monkeypatch.setattr(total_columns, "_ROWS_MAX", 10)
     frames = list(snapshot(shard))
     assert len(frames) > 3
     del frames[{"first": 0, "second": 1, "last": -1}[lost]]
