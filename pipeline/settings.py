@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     stripe_api_base: str = Field("", pattern=r"^(https?://.*)?$")
 
     #: How long intake and tally gather before they transact: more is cheaper, less is sooner.
-    linger_ms: int = Field(2, ge=0, le=60_000)
+    linger_ms: int = Field(5, ge=0, le=60_000)
     #: How long a sink gathers before it writes, and how long usage gathers before it is billed.
     clickhouse_linger_ms: int = Field(500, ge=0, le=60_000)
     stripe_linger_ms: int = Field(200, ge=0, le=60_000)

@@ -52,7 +52,7 @@ class Transactor:
         *,
         instance: str,
         stop: StopSignal,
-        linger_ms: int = 2,
+        linger_ms: int = 5,
         batch_max: int = 50_000,
         batch_bytes_max: int = 64 * 1024 * 1024,
     ) -> None:
