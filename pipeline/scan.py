@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.decode import NAME_CHARACTERS_MAX
+from pipeline.find_parts import PartFinder
 from pipeline.gather import gather
 from pipeline.hash_parts import Hashes, hash_parts
 from pipeline.measure import Reading
@@ -40,9 +41,8 @@ from pipeline.scan_event import (
     VERSION,
     Places,
     read_times,
-    scan_events,
 )
-from pipeline.words import WORD_BYTES, words_of
+from pipeline.words import words_of
 from schemas.meter import path_steps
 
 _NAMES = (ID, SOURCE, TYPE, SUBJECT)
@@ -102,36 +102,15 @@ class Scanner:
         self._simple = {name for name, reading in readings.items() if _is_simple(reading)}
         paths = chain(*(readings[name].values + readings[name].dimensions for name in self._simple))
         self._members = {path: len(ATTRIBUTES) + n for n, path in enumerate(dict.fromkeys(paths))}
-        names = [*ATTRIBUTES, *map(_member, self._members)]
-        self._count = len(names)
-        self._names = np.frombuffer(b"".join([*names, SENTINEL]), dtype=np.uint8)
-        self._name_bounds = np.cumsum([0, *map(len, names)])
-        self._name_words = np.array([_word(name) for name in names], dtype=np.uint64)
+        self._parts = PartFinder([*ATTRIBUTES, *map(_member, self._members)])
 
     def scan(self, values: Sequence[bytes | msgspec.Raw]) -> Scanned:
         """What is usual among `values`, of less than 2 GiB together."""
         text = b"".join([*values, SENTINEL])
         bounds = np.zeros(len(values) + 1, dtype=np.int32)
         np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=bounds[1:])
-        shape = (self._count, len(values))
-        usual = np.zeros(len(values), dtype=np.bool_)
-        kinds = np.zeros(shape, dtype=np.uint8)
-        begins, ends = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
-        integers = np.zeros(shape, dtype=np.int64)
-        octets, words = np.frombuffer(text, dtype=np.uint8), words_of(text)
-        scan_events(
-            octets,
-            words,
-            bounds,
-            self._names,
-            self._name_bounds,
-            self._name_words,
-            usual,
-            kinds,
-            begins,
-            ends,
-            integers,
-        )
+        usual, kinds, begins, ends, integers = self._parts.find(text, bounds)
+        octets = np.frombuffer(text, dtype=np.uint8)
         times_ns = np.empty(len(values), dtype=np.int64)
         read_times(octets, begins[TIME], ends[TIME], times_ns)
         usual &= times_ns >= 0
@@ -214,8 +193,3 @@ def _is_simple(reading: Reading) -> bool:
 def _member(path: str) -> bytes:
     (name,) = path_steps(path)
     return str(name).encode()
-
-
-def _word(name: bytes) -> int:
-    """The first eight bytes, little-endian, with zeros behind a shorter name."""
-    return int.from_bytes(name[:WORD_BYTES].ljust(WORD_BYTES, b"\0"), "little")

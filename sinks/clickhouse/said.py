@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.find_parts import PartFinder
 from pipeline.gather import gather
 from pipeline.scan_event import (
     ABSENT,
@@ -28,15 +29,9 @@ from pipeline.scan_event import (
     SOURCE,
     TEXT,
     Places,
-    scan_events,
 )
-from pipeline.words import WORD_BYTES, words_of
 
-_NAMES = np.frombuffer(b"".join([*ATTRIBUTES, SENTINEL]), dtype=np.uint8)
-_NAME_BOUNDS = np.cumsum([0, *map(len, ATTRIBUTES)])
-_NAME_WORDS = np.array(
-    [int.from_bytes(name[:WORD_BYTES], "little") for name in ATTRIBUTES], dtype=np.uint64
-)
+_ATTRIBUTE_PARTS = PartFinder(ATTRIBUTES)
 
 
 class Said(NamedTuple):
@@ -87,24 +82,7 @@ def said(originals: Sequence[pa.Array]) -> Said:
 
 def _parts(text: memoryview, bounds: Places) -> tuple[NDArray[np.bool_], Places, Places]:
     """Which events are usual, and where in `text` their attributes lie; nowhere in the others."""
-    count = len(bounds) - 1
-    usual = np.zeros(count, dtype=np.bool_)
-    shape = (len(ATTRIBUTES), count)
-    kinds = np.zeros(shape, dtype=np.uint8)
-    begins, ends = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.int32)
-    scan_events(
-        np.frombuffer(text, dtype=np.uint8),
-        words_of(text),
-        bounds,
-        _NAMES,
-        _NAME_BOUNDS,
-        _NAME_WORDS,
-        usual,
-        kinds,
-        begins,
-        ends,
-        np.zeros(shape, dtype=np.int64),
-    )
+    usual, kinds, begins, ends, _ = _ATTRIBUTE_PARTS.find(text, bounds)
     usual &= (kinds[ID] == TEXT) & (kinds[SOURCE] == TEXT) & (kinds[BASE64] == ABSENT)
     usual &= (kinds[DATA] == ABSENT) | (kinds[DATA] == OBJECT)
     # Of an event that was left in the middle, a part may begin and never end.

@@ -1,0 +1,55 @@
+"""Where the parts of many events lie, and what they are: the machine code with its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.scan_event import SENTINEL, Bytes, Places, scan_events
+from pipeline.words import WORD_BYTES, words_of
+
+
+class Parts(NamedTuple):
+    """What was found in n events, by the number of a name.
+
+    `usual`, shape (n,), says which events have the usual form. `kinds`, `begins`, `ends` and
+    `integers` have shape (names, n); of an unusual event they may say anything.
+    """
+
+    usual: NDArray[np.bool_]
+    kinds: Bytes
+    begins: Places
+    ends: Places
+    integers: NDArray[np.int64]
+
+
+class PartFinder:
+    """Looks for attributes and members by `names`, of which `scan_event.ATTRIBUTES` come first."""
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        self._count = len(names)
+        self._names = np.frombuffer(b"".join([*names, SENTINEL]), dtype=np.uint8)
+        self._bounds = np.cumsum([0, *map(len, names)])
+        self._words = np.array([_word(name) for name in names], dtype=np.uint64)
+
+    def find(self, text: bytes | memoryview, bounds: Places) -> Parts:
+        """The parts of the events that `bounds` cut `text` into, which ends with `SENTINEL`."""
+        shape = (self._count, len(bounds) - 1)
+        parts = Parts(
+            np.zeros(shape[1], dtype=np.bool_),
+            np.zeros(shape, dtype=np.uint8),
+            np.zeros(shape, dtype=np.int32),
+            np.zeros(shape, dtype=np.int32),
+            np.zeros(shape, dtype=np.int64),
+        )
+        octets = np.frombuffer(text, dtype=np.uint8)
+        scan_events(octets, words_of(text), bounds, self._names, self._bounds, self._words, *parts)
+        return parts
+
+
+def _word(name: bytes) -> int:
+    """The first eight bytes, little-endian, with zeros behind a shorter name."""
+    return int.from_bytes(name[:WORD_BYTES].ljust(WORD_BYTES, b"\0"), "little")
