@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks import charts, stripe_loopback
 from benchmarks.stages import machine
-from benchmarks.stripe_outside import MemoryKafka, RateLimit, Wire
+from benchmarks.stripe_outside import MemoryKafka, RateLimit, SlowWire
 from benchmarks.virtual_time import VirtualPool, VirtualTime
 from schemas.billing import Delivery, Delta
 from sinks.stripe.account import Account
@@ -104,7 +104,7 @@ def flush(setting: Setting) -> dict[str, Any]:
         refuses_unknown=True,
         retry_after_seconds=_RETRY_AFTER_SECONDS,
     )
-    wire = Wire(account, virtual, setting.call_seconds)
+    wire = SlowWire(account, virtual, setting.call_seconds)
     sink = StripeSink(
         stripe.StripeClient("sk_live_stand_in", http_client=wire, max_network_retries=0),
         calls_per_second=setting.paced_per_second,

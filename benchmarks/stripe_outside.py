@@ -8,20 +8,17 @@ while one is in flight (409); the rate limit is added here.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from threading import Event
-from typing import Any
-
-import stripe
 
 from benchmarks.virtual_time import VirtualTime
 from pipeline.record import Outgoing, Record, Records
 from schemas.topics import OUTBOX
-from sinks.stripe.account import Account, Call, Fault, call_of
-from streams.clients import Clock, Committed, Place, Rebalanced, TransactionalWriter
+from sinks.stripe.account import Account, Answer, Call, Fault
+from sinks.stripe.wire import Wire
+from streams.clients import Clock, Committed, Place, Rebalanced
 
 _PARTITION = 0
 _PLACE = (OUTBOX.name, _PARTITION)
@@ -56,40 +53,25 @@ class RateLimit:
         return None
 
 
-class Wire(stripe.HTTPClient):
-    """The wire beneath Stripe's SDK; counts the answers by their status."""
+class SlowWire(Wire):
+    """A wire on which a call takes its time; counts the answers by their status."""
 
     name = "virtual"
 
     def __init__(self, account: Account, time: VirtualTime, call_seconds: float) -> None:
-        super().__init__()
-        self._account = account
+        super().__init__(account)
         self._time = time
         self._call_seconds = call_seconds
         self._random = Random(0)
         self.answers = Counter[int | None]()
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str] | None,
-        post_data: Any = None,
-        **_: Any,
-    ) -> tuple[str, int, Mapping[str, str]]:
+    def carry(self, call: Callable[[], Answer]) -> Answer:
         """One call."""
-        del method, url
         self._travel()
-        call = call_of(post_data or "", (headers or {}).get("Idempotency-Key", ""))
-        answer = self._account.create(call)
+        answer = call()
         self._travel()
         self.answers[answer.status] += 1
-        if answer.status is None:
-            raise stripe.APIConnectionError("no answer")  # type: ignore[no-untyped-call]
-        return json.dumps(answer.body), answer.status, answer.headers
-
-    def close(self) -> None:
-        """Nothing to close."""
+        return answer
 
     def _travel(self) -> None:
         self._time.sleep(self._call_seconds / 2 * self._random.uniform(0.5, 1.5))
@@ -122,18 +104,6 @@ class MemoryKafka:
         """The only one."""
         del stage, instance
         return self
-
-    def transactional_writer(self, stage: str, instance: str) -> TransactionalWriter:
-        """None: delivering needs no transactions."""
-        raise NotImplementedError
-
-    def partition_counts(self) -> Mapping[str, int]:
-        """The outbox has one partition."""
-        return {OUTBOX.name: 1}
-
-    def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
-        """Not needed for delivering."""
-        raise NotImplementedError
 
     def subscribe(
         self, topics: Sequence[str], on_assign: Rebalanced, on_revoke: Rebalanced

@@ -127,8 +127,8 @@ class Clock(Protocol):
         """Wait."""
 
 
-class Clients(Protocol):
-    """Where the loops get their clients from."""
+class DeliveryClients(Protocol):
+    """Where the delivery loop gets its clients from."""
 
     @property
     def clock(self) -> Clock:
@@ -137,11 +137,15 @@ class Clients(Protocol):
     def consumer(self, stage: str, instance: str) -> GroupConsumer:
         """A member of the stage's group."""
 
-    def transactional_writer(self, stage: str, instance: str) -> TransactionalWriter:
-        """A producer of this instance's transactional id."""
-
     def writer(self, stage: str, instance: str) -> Writer:
         """A producer without transactions."""
+
+
+class Clients(DeliveryClients, Protocol):
+    """Where both loops get their clients from."""
+
+    def transactional_writer(self, stage: str, instance: str) -> TransactionalWriter:
+        """A producer of this instance's transactional id."""
 
     def partition_counts(self) -> Mapping[str, int]:
         """The topics that exist, and how many partitions each has."""

@@ -15,8 +15,8 @@ from confluent_kafka import KafkaException
 from pipeline.errors import Retry
 from pipeline.record import Attempt, Record, Sink
 from streams.clients import (
-    Clients,
     Committed,
+    DeliveryClients,
     GroupConsumer,
     Place,
     StopSignal,
@@ -42,7 +42,7 @@ class Deliverer:
         self,
         name: str,
         sink: Sink,
-        clients: Clients,
+        clients: DeliveryClients,
         *,
         instance: str,
         stop: StopSignal,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
-import stripe
 
 from pipeline.errors import Retry
-from sinks.stripe.account import Account, Answer, call_of
+from sinks.stripe.account import Account, Answer
+from sinks.stripe.wire import Wire, no_connection
 from tests.simulation.world import World
 
 #: What makes a row of a table the same row: its ORDER BY, and the column whose newest value wins.
@@ -60,40 +59,18 @@ class SimulatedClickHouse:
         return list(newest.values())
 
 
-class SimulatedStripe(stripe.HTTPClient):
-    """The wire beneath Stripe's SDK, with an account at its other end."""
+class SimulatedStripe(Wire):
+    """The wire beneath Stripe's SDK, on which calls and answers may be lost or come late."""
 
     name = "simulated"
 
     def __init__(self, world: World, account: Account) -> None:
-        super().__init__()
+        super().__init__(account)
         self._world = world
-        self._account = account
 
-    def request(
-        self,
-        method: str,
-        url: str,
-        headers: Mapping[str, str] | None,
-        post_data: Any = None,
-        **_: Any,
-    ) -> tuple[str, int, Mapping[str, str]]:
+    def carry(self, call: Callable[[], Answer]) -> Answer:
         """One call."""
-        del method, url
-        call = call_of(post_data or "", (headers or {}).get("Idempotency-Key", ""))
-        answer: Answer = self._world.effect(
-            "stripe: call", lambda: self._account.create(call), _no_connection, repeats=True
-        )
-        if answer.status is None:
-            raise _no_connection()
-        return json.dumps(answer.body), answer.status, answer.headers
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _no_connection() -> Exception:
-    return stripe.APIConnectionError("no answer")  # type: ignore[no-untyped-call]
+        return self._world.effect("stripe: call", call, no_connection, repeats=True)
 
 
 class InTurn(Executor):
