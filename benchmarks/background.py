@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 
 class Background:
-    """A context manager that runs `_work` until `_end` is set, which leaving does."""
+    """A context manager that runs `work` until `_end` is set, which leaving does."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, work: Callable[[], None]) -> None:
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=work, name=name, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -28,9 +29,6 @@ class Background:
         self._wake()
         self._thread.join()
         self._close()
-
-    def _work(self) -> None:
-        raise NotImplementedError
 
     def _wake(self) -> None:
         """Let the work see that it shall end, where it waits for something else."""

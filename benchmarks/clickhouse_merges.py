@@ -55,7 +55,7 @@ class Sampler(Background):
     """Looks at parts and merges every `every_seconds`; a context manager."""
 
     def __init__(self, url: str, every_seconds: float) -> None:
-        super().__init__("sampler")
+        super().__init__("sampler", self._work)
         self.samples: list[Sample] = []
         self._connection = Connection(url, SecretStr(""))
         self._every_seconds = every_seconds

@@ -173,7 +173,7 @@ class Observer(Background):
     """A `read_committed` consumer of totals and alerts; a context manager."""
 
     def __init__(self, kafka: Mapping[str, str]) -> None:
-        super().__init__("observer")
+        super().__init__("observer", self._work)
         self.seen = Seen()
         self._consumer: Consumer = reader(kafka)
         self._consumer.assign(

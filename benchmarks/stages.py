@@ -12,7 +12,6 @@ Rates of one run compare with each other; between machines only the ratios do.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import platform
 import threading
@@ -28,10 +27,10 @@ from typing import Any
 
 import msgspec
 import pyarrow as pa
-from confluent_kafka import Consumer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peers.consume import consume
 from pipeline.record import Outgoing, Record
 from schemas import topics
 from schemas.definitions import Definitions
@@ -52,7 +51,6 @@ DUPLICATE_SHARE = 0.01
 
 #: 2026-11-20T09:30:00Z; a thousand events a second arrive from here on.
 _BEGIN_MS = 1_795_167_000_000
-_READ_AT_ONCE = 2_000
 
 DEFINITIONS = Definitions.model_validate(
     {
@@ -98,16 +96,6 @@ class Measured:
 class _Data(msgspec.Struct, gc=False):
     tokens: int
     model: str
-
-
-class _Event(msgspec.Struct, gc=False):
-    specversion: str
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: str
-    data: _Data
 
 
 class _Clock:
@@ -205,34 +193,9 @@ def events(
 
 def bare(address: str, count: int) -> Measured:
     """Consume and decode with msgspec, and nothing else."""
-    decode = msgspec.json.Decoder(_Event).decode
-    consumer = Consumer(
-        {
-            "bootstrap.servers": address,
-            "group.id": "benchmark.bare",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "queued.min.messages": 100_000,
-            "queued.max.messages.kbytes": 256 * 1024,
-            "fetch.queue.backoff.ms": 5,
-            "fetch.wait.max.ms": 20,
-        }
-    )
-    gc.freeze()
     clock = _Clock()
-    consumer.subscribe([topics.EVENTS.name])
-    left = count
-    while left:
-        messages = consumer.consume(_READ_AT_ONCE, 0.1)
-        if messages:
-            clock.first()
-        for message in messages:
-            decode(message.value())  # type: ignore[arg-type]
-        left -= len(messages)
-    measured = clock.stop(count)
-    consumer.close()
-    return measured
+    consume(address, topics.EVENTS.name, count, _Data, clock.first)
+    return clock.stop(count)
 
 
 def intake(address: str, count: int, records: int | None = None) -> Measured:

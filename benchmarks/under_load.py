@@ -42,7 +42,7 @@ class Feed(Background):
     """Sends events at `per_second` for random customers; a context manager."""
 
     def __init__(self, address: str, per_second: int, customers: int) -> None:
-        super().__init__("feed")
+        super().__init__("feed", self._work)
         self._producer = Producer(address, kafka={"log_level": "2"})
         self._per_tick = max(1, round(per_second * _TICK_SECONDS))
         self._customers = customers
@@ -69,7 +69,7 @@ class Watch(Background):
     """When decisions of each shard became readable, on the monotonic clock; a context manager."""
 
     def __init__(self, kafka: Mapping[str, str], shards: int) -> None:
-        super().__init__("watch")
+        super().__init__("watch", self._work)
         self._consumer: Consumer = reader(kafka)
         self._consumer.assign(
             [TopicPartition(topics.DECISIONS.name, shard, OFFSET_END) for shard in range(shards)]

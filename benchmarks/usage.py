@@ -10,16 +10,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 import psutil
+
+from benchmarks.background import Background
 
 #: How often they are looked at; a peak of memory between two looks goes unseen.
 LOOK_SECONDS = 0.25
 
 
-class Usage:
+class Usage(Background):
     """Watches processes and all that they start; a context manager.
 
     CPU time is user and system, of every thread, since each process began. A child that ended is in
@@ -37,21 +37,7 @@ class Usage:
         self._parents: dict[psutil.Process, psutil.Process] = {}
         self._memory_bytes_max = 0
         self._lock = threading.Lock()
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._end.set()
-        self._thread.join()
+        super().__init__("usage", self._work)
 
     def cpu_seconds(self) -> float:
         """What all of them have used up to now."""
@@ -68,7 +54,7 @@ class Usage:
         """
         return self._memory_bytes_max
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         while not self._end.wait(LOOK_SECONDS):
             self._look()
 

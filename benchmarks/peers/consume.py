@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import sys
 import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import msgspec
 from confluent_kafka import Consumer
@@ -15,7 +17,7 @@ from confluent_kafka import Consumer
 #: As many as stay in the processor's cache.
 _AT_ONCE = 2_000
 
-SETTINGS = {
+_SETTINGS = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
     "isolation.level": "read_committed",
@@ -25,6 +27,8 @@ SETTINGS = {
     "fetch.wait.max.ms": 20,
 }
 
+Data = TypeVar("Data")
+
 
 class _Data(msgspec.Struct, gc=False):
     value: int
@@ -32,27 +36,37 @@ class _Data(msgspec.Struct, gc=False):
     region: str
 
 
-class _Event(msgspec.Struct, gc=False):
+class Event(msgspec.Struct, Generic[Data], gc=False):
+    """A CloudEvent with such data."""
+
     specversion: str
     id: str
     source: str
     type: str
     subject: str
     time: str
-    data: _Data
+    data: Data
 
 
-def consume(address: str, topic: str, events: int) -> None:
-    """Read `events` events from the beginning."""
-    decode = msgspec.json.Decoder(_Event).decode
+def consume(
+    address: str,
+    topic: str,
+    events: int,
+    data: type = _Data,
+    seen: Callable[[], None] = lambda: None,
+) -> None:
+    """Read `events` events from the beginning; `seen` is called when some are here."""
+    decode = msgspec.json.Decoder(Event[data]).decode  # type: ignore[valid-type]
     consumer = Consumer(
-        SETTINGS | {"bootstrap.servers": address, "group.id": f"benchmark.{time.time_ns()}"}
+        _SETTINGS | {"bootstrap.servers": address, "group.id": f"benchmark.{time.time_ns()}"}
     )
     consumer.subscribe([topic])
     gc.freeze()
     left = events
     while left:
         messages = consumer.consume(_AT_ONCE, 0.1)
+        if messages:
+            seen()
         for message in messages:
             decode(message.value())  # type: ignore[arg-type]
         left -= len(messages)

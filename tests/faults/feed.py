@@ -82,7 +82,7 @@ class Feed(Background):
     """Sends events at `per_second` from a thread of its own, while it is not held."""
 
     def __init__(self, address: str, seed: int, per_second: float) -> None:
-        super().__init__("feed")
+        super().__init__("feed", self._work)
         self.lines: list[bytes] = []
         self._unsent = _without_end(seed)
         self._newest_ms = 0
