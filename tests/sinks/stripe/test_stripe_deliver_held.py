@@ -1,0 +1,142 @@
+"""What Stripe refuses is shown as refused, what it may have counted as held: none bills twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from pipeline.errors import Retry
+from pipeline.record import Attempt
+from schemas.billing import Delivery, Delta
+from schemas.topics import OUTBOX
+from sinks.stripe import settle
+from sinks.stripe.account import Call, Fault
+from sinks.stripe.stand_in import StripeStandIn
+from tests.sinks.stripe.delivering import (
+    HOUR_MS,
+    KEY,
+    START_MS,
+    Clock,
+    check_exact,
+    deliveries,
+    delta,
+    in_turn,
+    records,
+    sink,
+)
+
+
+def test_a_refused_delta_is_recorded_with_a_remedy_and_does_not_block_others() -> None:
+    deltas = [delta(0), delta(0, "cus_unknown"), delta(1, "cus_unknown"), delta(1)]
+    with StripeStandIn(KEY, customers={"cus_1"}, refuses_unknown=True) as stand_in:
+        made = deliveries(sink(stand_in, Clock()), deltas, START_MS)
+        check_exact(stand_in, deltas, made)
+    outcomes = [each.outcome for each in made]
+    assert outcomes == ["delivered", "refused", "refused", "delivered"]
+    assert made[1].reason.startswith("meter_event_customer_not_found: ")
+    assert "stripe_customer_id" in made[1].remedy
+
+
+def test_a_refusal_after_a_send_that_may_have_counted_is_held() -> None:
+    """Stripe counted the delta, failed to say so, and then the customer was removed."""
+    customers = {"cus_1"}
+    calls = 0
+
+    def removes_the_customer(_call: Call) -> Fault | None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            customers.clear()
+        return Fault.ERROR_AFTER_COMMIT if calls == 1 else None
+
+    with StripeStandIn(
+        KEY, customers=customers, refuses_unknown=True, faults=removes_the_customer
+    ) as stand_in:
+        (made,) = deliveries(sink(stand_in, Clock()), [delta(0)], START_MS)
+        assert len(stand_in.journal) == 1
+    assert made.outcome == "held"
+    assert "meter event summary" in made.remedy
+
+
+def outage(now_ms: int) -> tuple[StripeStandIn, list[Delta], list[Delivery]]:
+    """Stripe counts a delta, its answer is lost, and it is away until `now_ms`; a new process."""
+    clock = Clock()
+    deltas = [delta(0), delta(1), delta(2)]
+    faults = in_turn(Fault.LOST_RESPONSE, *[Fault.LOST_REQUEST] * (settle.TRIES - 1))
+    with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
+        with pytest.raises(Retry):
+            sink(stand_in, clock).write(records(deltas), START_MS)
+        clock.now_ms = now_ms
+        restarted = sink(stand_in, clock)
+        restarted.resume(OUTBOX.name, 0, Attempt(1, START_MS))
+        return stand_in, deltas, deliveries(restarted, deltas, now_ms)
+
+
+def test_a_send_of_unknown_end_is_repeated_within_23_hours() -> None:
+    stand_in, deltas, made = outage(START_MS + 23 * HOUR_MS)
+    check_exact(stand_in, deltas, made)
+    assert {each.outcome for each in made} == {"delivered"}
+
+
+@pytest.mark.parametrize("hours", [24, 30])
+def test_a_send_of_unknown_end_is_held_after_23_hours_and_never_billed_twice(hours: int) -> None:
+    stand_in, deltas, made = outage(START_MS + hours * HOUR_MS)
+    assert [each.outcome for each in made] == ["held", "held", "delivered"]
+    assert made[0].reason
+    assert "meter event summary" in made[0].remedy
+    counted = Counter(event.identifier for event in stand_in.journal)
+    assert counted == {deltas[0].identifier: 1, deltas[2].identifier: 1}
+
+
+def test_the_checker_catches_a_blind_resend_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "HOLD_AFTER_MS", 10**15)
+    stand_in, deltas, made = outage(START_MS + 30 * HOUR_MS)
+    assert {each.outcome for each in made} == {"delivered"}
+    with pytest.raises(AssertionError):
+        check_exact(stand_in, deltas, made)
+
+
+def test_a_process_that_outlives_a_long_outage_holds_what_it_may_have_sent() -> None:
+    clock = Clock()
+    deltas = [delta(0), delta(1)]
+    faults = in_turn(Fault.LOST_RESPONSE, *[Fault.LOST_REQUEST] * (settle.TRIES - 1))
+    with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
+        to = sink(stand_in, clock)
+        with pytest.raises(Retry):
+            deliveries(to, deltas, clock.now_ms)
+        clock.now_ms = START_MS + 25 * HOUR_MS
+        made = deliveries(to, deltas, clock.now_ms)
+        assert [each.outcome for each in made] == ["held", "delivered"]
+        assert len(stand_in.journal) == 2
+
+
+def test_a_machine_that_slept_for_a_day_between_two_tries_looks_at_the_calendar_again() -> None:
+    clock = Clock()
+
+    def sleep_for_a_day(_: Call) -> Fault | None:
+        clock.now_ms += 25 * HOUR_MS
+        return Fault.LOST_RESPONSE
+
+    faults = [sleep_for_a_day]
+    with StripeStandIn(
+        KEY, now_ms=lambda: clock.now_ms, faults=lambda call: faults.pop()(call) if faults else None
+    ) as stand_in:
+        to = sink(stand_in, clock)
+        with pytest.raises(Retry):
+            deliveries(to, [delta(0)], clock.now_ms)
+        made = deliveries(to, [delta(0)], clock.now_ms)
+        assert [each.outcome for each in made] == ["held"]
+        assert len(stand_in.journal) == 1
+
+
+def test_what_was_only_turned_away_is_sent_however_late() -> None:
+    clock = Clock()
+    faults = in_turn(*[Fault.RATE_LIMITED_WITHOUT_RETRY_AFTER, Fault.CONFLICT] * 3)
+    with StripeStandIn(KEY, faults=faults) as stand_in:
+        to = sink(stand_in, clock)
+        with pytest.raises(Retry):
+            deliveries(to, [delta(0)], START_MS)
+        made = deliveries(to, [delta(0)], START_MS + 30 * HOUR_MS)
+        check_exact(stand_in, [delta(0)], made)
+    assert made[0].outcome == "delivered"

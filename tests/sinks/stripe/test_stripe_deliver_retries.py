@@ -1,0 +1,152 @@
+"""What failed is sent again: when Stripe asks for it, under the right key, and nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from pipeline.errors import Retry
+from schemas.topics import OUTBOX
+from sinks.stripe import settle
+from sinks.stripe.account import Call, Fault
+from sinks.stripe.stand_in import StripeStandIn
+from tests.sinks.stripe.delivering import (
+    KEY,
+    MINUTE_MS,
+    START_MS,
+    Clock,
+    check_exact,
+    deliveries,
+    delta,
+    in_turn,
+    sink,
+)
+
+
+def test_a_duplicate_identifier_counts_as_delivered() -> None:
+    with StripeStandIn(KEY, faults=in_turn(Fault.ERROR_AFTER_COMMIT)) as stand_in:
+        made = deliveries(sink(stand_in, Clock()), [delta(0)], START_MS)
+        check_exact(stand_in, [delta(0)], made)
+    assert (made[0].outcome, made[0].reason) == ("delivered", "Stripe had it already.")
+    assert made[0].at.timestamp() * 1000 == START_MS
+
+
+def test_a_stored_500_is_settled_under_a_fresh_key_and_the_same_identifier() -> None:
+    calls: list[Call] = []
+
+    def fails_first(call: Call) -> Fault | None:
+        calls.append(call)
+        return Fault.ERROR_BEFORE_COMMIT if len(calls) == 1 else None
+
+    with StripeStandIn(KEY, faults=fails_first) as stand_in:
+        deliveries(sink(stand_in, Clock()), [delta(0)], START_MS)
+        assert len(stand_in.journal) == 1
+    identifier = delta(0).identifier
+    assert [call.identifier for call in calls] == [identifier] * 2
+    assert calls[0].idempotency_key == identifier
+    assert calls[1].idempotency_key != identifier
+
+
+def test_a_lost_response_is_asked_for_again_under_the_same_key() -> None:
+    calls: list[Call] = []
+
+    def loses_first(call: Call) -> Fault | None:
+        calls.append(call)
+        return Fault.LOST_RESPONSE if len(calls) == 1 else None
+
+    with StripeStandIn(KEY, faults=loses_first) as stand_in:
+        deliveries(sink(stand_in, Clock()), [delta(0)], START_MS)
+        assert len(stand_in.journal) == 1
+    assert {call.idempotency_key for call in calls} == {delta(0).identifier}
+
+
+def test_nothing_is_sent_before_retry_after_has_passed() -> None:
+    clock, times = Clock(), list[int]()
+
+    def limits_first(_call: Call) -> Fault | None:
+        times.append(clock.now_ms)
+        return Fault.RATE_LIMITED if len(times) == 1 else None
+
+    with StripeStandIn(KEY, faults=limits_first, retry_after_seconds=17) as stand_in:
+        deliveries(sink(stand_in, clock), [delta(0), delta(1)], START_MS)
+    assert times[1] - times[0] == 17_000
+    assert len(times) == 3
+
+
+def test_a_rate_limit_without_retry_after_is_met_with_growing_waits() -> None:
+    clock = Clock()
+    limits = [Fault.RATE_LIMITED_WITHOUT_RETRY_AFTER] * 4
+    with StripeStandIn(KEY, faults=in_turn(*limits)) as stand_in:
+        deliveries(sink(stand_in, clock), [delta(0)], START_MS)
+    assert [seconds for seconds in clock.sleeps if seconds >= 0.1] == [0.5, 1, 2, 4]
+
+
+def test_a_long_retry_after_is_handed_to_the_delivery_loop() -> None:
+    clock = Clock()
+    faults = in_turn(Fault.RATE_LIMITED)
+    with StripeStandIn(KEY, faults=faults, retry_after_seconds=600) as stand_in:
+        with pytest.raises(Retry) as asked:
+            deliveries(sink(stand_in, clock), [delta(0)], START_MS)
+        assert asked.value.after_seconds == 600
+        assert clock.now_ms - START_MS < 1000
+
+
+def test_what_was_delivered_before_a_retry_is_not_sent_again() -> None:
+    sent: Counter[str] = Counter()
+    down = True
+
+    def second_is_down(call: Call) -> Fault | None:
+        sent[call.identifier] += 1
+        return Fault.LOST_REQUEST if down and call.identifier.endswith("-1") else None
+
+    deltas = [delta(0), delta(1), delta(2)]
+    with StripeStandIn(KEY, faults=second_is_down) as stand_in:
+        to = sink(stand_in, Clock())
+        with pytest.raises(Retry):
+            deliveries(to, deltas, START_MS)
+        assert sent == {deltas[0].identifier: 1, deltas[1].identifier: settle.TRIES}
+        down = False
+        check_exact(stand_in, deltas, deliveries(to, deltas, START_MS))
+    assert sent[deltas[0].identifier] == 1
+
+
+@pytest.mark.parametrize("leave", ["forget", "resume"])
+def test_a_partition_that_comes_back_is_begun_afresh(leave: str) -> None:
+    """Another process may have gone on with it; what Stripe knows decides, not this memory."""
+    sent: Counter[str] = Counter()
+
+    def second_is_down(call: Call) -> Fault | None:
+        sent[call.identifier] += 1
+        return Fault.LOST_REQUEST if call.identifier.endswith("-1") else None
+
+    deltas = [delta(0), delta(1)]
+    with StripeStandIn(KEY, faults=second_is_down) as stand_in:
+        to = sink(stand_in, Clock())
+        for _ in range(2):
+            with pytest.raises(Retry):
+                deliveries(to, deltas, START_MS)
+            if leave == "forget":
+                to.forget(OUTBOX.name, 0)
+            else:
+                to.resume(OUTBOX.name, 0, None)
+        assert len(stand_in.journal) == 1
+    assert sent[deltas[0].identifier] == 2
+
+
+def test_a_write_ends_in_time_and_the_next_one_goes_on() -> None:
+    """A slow Stripe must not use up the hour between holding and forgetting."""
+    clock = Clock()
+
+    def slow(_call: Call) -> Fault | None:
+        clock.now_ms += MINUTE_MS
+        return None
+
+    deltas = [delta(number) for number in range(5)]
+    with StripeStandIn(KEY, faults=slow) as stand_in:
+        to = sink(stand_in, clock)
+        with pytest.raises(Retry) as asked:
+            deliveries(to, deltas, clock.now_ms)
+        assert asked.value.after_seconds == 0
+        assert 0 < len(stand_in.journal) < len(deltas)
+        check_exact(stand_in, deltas, deliveries(to, deltas, clock.now_ms))
