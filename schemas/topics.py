@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 
 DAY_MS = 86_400_000
 
-#: Shards of everything between intake and the sinks. Fixed for the life of a deployment, because
-#: a customer's shard is a hash modulo this number; `usage.events` may be repartitioned freely.
+#: Shards of everything between intake and the sinks, where a deployment has not chosen otherwise.
+#: Fixed for its life, because a customer's shard is a hash modulo this number; `usage.events` may
+#: be repartitioned freely.
 SHARDS = 16
 
 
@@ -15,8 +16,8 @@ SHARDS = 16
 class Topic:
     """One topic of the catalogue.
 
-    `retention_ms` of -1 keeps records for ever. `partitions` of `SHARDS` marks a co-partitioned
-    topic: its record for a customer lies in the same partition number everywhere.
+    `retention_ms` of -1 keeps records for ever. A partition of a topic that `is_sharded` is a
+    shard: its record for a customer lies in the same partition number everywhere.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Topic:
     meaning: str
     compacted: bool = False
     config: dict[str, str] = field(default_factory=dict)
+    is_sharded: bool = True
 
 
 #: Packs and state segments may be larger than Kafka's default of 1 MiB.
@@ -45,6 +47,7 @@ EVENTS = Topic(
     # Larger events than intake takes are let in, so that they end as rejections, not as losses;
     # a rejection is larger than its event, by the headers with reason and remedy.
     config=ANY_TIMESTAMP | {"max.message.bytes": str(15 * 1024 * 1024)},
+    is_sharded=False,
 )
 METERED = Topic(
     "usage.metered",
@@ -136,9 +139,9 @@ CATALOGUE = (
 )
 
 
-def sized(*, shards: int, event_partitions: int) -> tuple[Topic, ...]:
+def sized(*, shards: int, event_partitions: int = EVENTS.partitions) -> tuple[Topic, ...]:
     """The catalogue for a deployment of another size; the shards are decided once for ever."""
     return tuple(
-        replace(topic, partitions=event_partitions if topic is EVENTS else shards)
+        replace(topic, partitions=shards if topic.is_sharded else event_partitions)
         for topic in CATALOGUE
     )

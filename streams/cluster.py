@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from pipeline.errors import Retry, Stop
-from schemas.topics import METERED, SHARDS, Topic
+from schemas.topics import METERED, Topic
 
 #: Below "critical" librdkafka tells of every attempt; what matters is raised.
 _QUIET = {"log_level": 2}
@@ -76,8 +76,8 @@ def topic_faults(wanted: Topic, topics: Mapping[str, TopicState]) -> Iterator[st
     if state is None:
         yield "it does not exist"
         return
-    shards = topics[METERED.name].partitions if METERED.name in topics else SHARDS
-    if wanted.partitions == SHARDS and state.partitions != shards:
+    shards = topics[METERED.name].partitions if METERED.name in topics else wanted.partitions
+    if wanted.is_sharded and state.partitions != shards:
         yield f"it has {state.partitions} partitions, {METERED.name} has {shards}"
     policy = "compact" if wanted.compacted else "delete"
     settings = {"cleanup.policy": policy, **wanted.config}

@@ -10,9 +10,18 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
-from schemas.topics import CATALOGUE, SHARDS, Topic
+from schemas.topics import CATALOGUE, METERED, SHARDS, Topic
 
 _ANSWER_SECONDS_MAX = 15.0
+
+
+def shards_of(kafka: Mapping[str, str]) -> int:
+    """How many shards the deployment on a cluster has; `SHARDS` where there is none yet.
+
+    Raises:
+        Retry: no broker answers.
+    """
+    return _existing_partitions(_admin(kafka)).get(METERED.name, SHARDS)
 
 
 def create_topics(
@@ -32,8 +41,7 @@ def create_topics(
             broker refuses a topic.
         Retry: no broker answers.
     """
-    # Below "critical" librdkafka tells of every attempt; what matters is raised.
-    admin = AdminClient({"log_level": 2, **kafka})
+    admin = _admin(kafka)
     partitions = _existing_partitions(admin)
     wanted = list(catalogue)
     _require_shards(wanted, partitions)
@@ -82,6 +90,11 @@ def _existing_partitions(admin: AdminClient) -> dict[str, int]:
     }
 
 
+def _admin(kafka: Mapping[str, str]) -> AdminClient:
+    # Below "critical" librdkafka tells of every attempt; what matters is raised.
+    return AdminClient({"log_level": 2, **kafka})
+
+
 def _wait_until_known(admin: AdminClient, wanted: Iterable[Topic]) -> None:
     """The controller says yes before the brokers have heard of it."""
     deadline = time.monotonic() + _ANSWER_SECONDS_MAX
@@ -99,16 +112,16 @@ def _wait_until_known(admin: AdminClient, wanted: Iterable[Topic]) -> None:
 
 
 def _require_shards(wanted: Iterable[Topic], partitions: Mapping[str, int]) -> None:
-    """Co-partitioned topics must agree; only those of other counts may be repartitioned."""
+    """Sharded topics must be of one count; only others may be repartitioned."""
     wrong = [
-        f"{topic.name} has {partitions[topic.name]}"
+        f"{topic.name} has {partitions[topic.name]} instead of {topic.partitions}"
         for topic in wanted
-        if topic.partitions == SHARDS and partitions.get(topic.name, SHARDS) != SHARDS
+        if topic.is_sharded and partitions.get(topic.name, topic.partitions) != topic.partitions
     ]
     if wrong:
         raise Stop(
-            f"Co-partitioned topics need {SHARDS} partitions: {', '.join(wrong)}.",
-            remedy="A customer's shard depends on this number, which never changes. Point "
+            f"Each shard needs one partition of each topic: {', '.join(wrong)}.",
+            remedy="A customer's shard depends on the number of shards, which never changes. Point "
             "Meterline at the cluster that it was set up on, or move these topics away and "
             "create them anew.",
         )

@@ -52,14 +52,15 @@ def test_keeping_for_ever_sets_no_time_limit_anywhere(kafka: str) -> None:
 
 
 def test_creating_again_leaves_existing_topics_alone(kafka: str) -> None:
-    first = Topic("again", 8, 1000, "as it was first created")
+    first = Topic("again", 8, 1000, "as it was first created", is_sharded=False)
     create_topics({"bootstrap.servers": kafka}, [first])
-    create_topics({"bootstrap.servers": kafka}, [Topic("again", 4, 2000, "as it is wanted now")])
+    wanted = Topic("again", 4, 2000, "as it is wanted now", is_sharded=False)
+    create_topics({"bootstrap.servers": kafka}, [wanted])
     partitions, settings = described(kafka, "again")
     assert (partitions, settings["retention.ms"]) == (8, "1000")
 
 
-def test_a_co_partitioned_topic_of_another_count_stops_before_anything_is_created(
+def test_a_sharded_topic_of_another_count_stops_before_anything_is_created(
     kafka: str,
 ) -> None:
     create_topics({"bootstrap.servers": kafka}, [Topic("mismatch.old", 5, -1, "")])
@@ -67,7 +68,7 @@ def test_a_co_partitioned_topic_of_another_count_stops_before_anything_is_create
         Topic("mismatch.new", SHARDS, -1, "missing"),
         Topic("mismatch.old", SHARDS, -1, "there, with five partitions"),
     ]
-    with pytest.raises(Stop, match=r"mismatch\.old has 5") as stop:
+    with pytest.raises(Stop, match=r"mismatch\.old has 5 instead of 16") as stop:
         create_topics({"bootstrap.servers": kafka}, catalogue)
     assert "never changes" in stop.value.remedy
     admin = AdminClient({"bootstrap.servers": kafka})
