@@ -8,7 +8,6 @@ of the identities, so growing walks through memory once.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from math import ceil, floor, log
 from typing import Any, TypeAlias
 
@@ -58,7 +57,7 @@ class IdTable:
         # The first table of a process waits for its machine code, and no step does.
         self._rebuild(0, self._parts[0], 0)
         nothing = _columns(self._parts[0][:0])
-        _claim(self._parts[0], *nothing, nothing[3], np.arange(0), np.zeros(0, dtype=np.uint8))
+        self.claim(nothing, nothing[3])
 
     def __len__(self) -> int:
         return int(self._counts.sum())
@@ -84,10 +83,7 @@ class IdTable:
         status = np.zeros(len(today), dtype=np.uint8)
         order, bounds = _by_part(columns[1])
         self._reserve(np.diff(bounds))
-        for part, (begin, end) in enumerate(pairwise(bounds.tolist())):
-            if begin < end:
-                events = order[begin:end]
-                self._counts[part] += _claim(self._parts[part], *columns, today, events, status)
+        _claim(tuple(self._parts), *columns, today, order, bounds, status, self._counts)
         return status
 
     def grow(self, slots: int) -> None:
@@ -170,6 +166,27 @@ def _home(low: Any, slots: int) -> Any:
 
 @compiled
 def _claim(
+    parts: tuple[_Slots, ...],
+    high: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+    fingerprint: NDArray[np.uint32],
+    expires: NDArray[np.uint16],
+    today: NDArray[np.uint16],
+    order: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    status: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+) -> None:
+    """Claim identities, part by part; `order` and `bounds` are those of `_by_part`."""
+    for part in range(len(parts)):
+        events = order[bounds[part] : bounds[part + 1]]
+        counts[part] += _claim_in(
+            parts[part], high, low, fingerprint, expires, today, events, status
+        )
+
+
+@compiled
+def _claim_in(
     slots: _Slots,
     high: NDArray[np.uint64],
     low: NDArray[np.uint64],
