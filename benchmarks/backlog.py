@@ -105,7 +105,7 @@ def taken_in(kafka: Mapping[str, str]) -> Callable[[], int]:
     return done
 
 
-def decided(kafka: Mapping[str, str], shards: int = topics.SHARDS) -> Callable[[], int]:
+def decided(kafka: Mapping[str, str], shards: int) -> Callable[[], int]:
     """How many events have a decision that is readable."""
     consumer = reader(kafka)
     consumer.assign([TopicPartition(topics.DECISIONS.name, shard, 0) for shard in range(shards)])

@@ -24,7 +24,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.compare_report import Comparison, chart, document, markdown, table
-from benchmarks.contenders import CONSUME, CONTENDERS, ROOT
+from benchmarks.contenders import CONSUME, CONTENDERS, METERLINE_SHARDS, ROOT
 from benchmarks.race import Result, run_alone, topic_bytes
 from benchmarks.stages import machine
 from benchmarks.warm import WARM_UP_SECONDS, warm_up
@@ -49,7 +49,8 @@ def compare(
         order.append(CONSUME)
     results: list[Result] = []
     with LocalKafka(jvm=FULL_SPEED, say=say.print) as broker:
-        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        catalogue = topics.sized(shards=METERLINE_SHARDS)
+        create_topics({"bootstrap.servers": broker.address}, catalogue, keep_for_ever=True)
         say.print(f"{warm_up(broker.address, warm_up_seconds)} transactions to warm up the broker")
         for contender in order:
             workload = Workload(min(events, contender.events_max or events))

@@ -39,6 +39,8 @@ DEFINITIONS = {
 
 #: The peers, tuned for throughput, commit every second, two or three; the default is 5 ms.
 _METERLINE_LINGER_MS = 500
+#: As many as two cores have use for, as partitions are for the others.
+METERLINE_SHARDS = 4
 
 _STREAMS_JVM = ("-Xms2g", "-Xmx2g", "-XX:+UseParallelGC")
 _FLINK_JVM = ("-Xms2g", "-Xmx2g", "-XX:MaxDirectMemorySize=1g", "-XX:+UseParallelGC")
@@ -255,7 +257,8 @@ CONSUME = Contender(
 METERLINE = Contender(
     name="Meterline",
     about="one process each of `meterline run intake` and `meterline run tally`, which gather for "
-    f"at most {_METERLINE_LINGER_MS} ms before they commit; default settings otherwise",
+    f"at most {_METERLINE_LINGER_MS} ms before they commit; {METERLINE_SHARDS} shards; default "
+    "settings otherwise",
     prepare=_meterline,
     versions={name: version(name) for name in ("meterline", "confluent-kafka", "numpy", "pyarrow")},
     settings=("benchmarks/contenders.py", "pipeline/settings.py"),

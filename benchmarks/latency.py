@@ -1,6 +1,6 @@
 """How soon an event is in a readable total, and a crossing in a readable alert, under load.
 
-    uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000]
+    uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000] [--shards 4]
 
 Starts a local Kafka, `meterline run intake` and `meterline run tally`. First it finds their
 capacity: how fast both together drain a backlog, on this machine beside their broker. Then events
@@ -54,6 +54,7 @@ class Deployment:
     """What runs: a broker, and one process of each stage."""
 
     kafka: Mapping[str, str]
+    shards: int
     usages: Mapping[str, Usage]
 
     def cpu_seconds(self) -> dict[str, float]:
@@ -62,14 +63,14 @@ class Deployment:
 
 
 @contextmanager
-def deployment(backlog: int, say: Console) -> Iterator[tuple[Deployment, float]]:
+def deployment(backlog: int, shards: int, say: Console) -> Iterator[tuple[Deployment, float]]:
     """Run everything; with the capacity in events per second, found by draining `backlog`."""
     with (
         tempfile.TemporaryDirectory(prefix="meterline-latency-") as scratch,
         LocalKafka(Path(scratch, "kafka"), jvm=FULL_SPEED) as broker,
     ):
         kafka = {"bootstrap.servers": broker.address}
-        create_topics(kafka, keep_for_ever=True)
+        create_topics(kafka, topics.sized(shards=shards), keep_for_ever=True)
         directory = Path(scratch)
         settings = settings_for(broker.address, DEFINITIONS, directory)
         with Processes(settings, directory / "processes.log") as processes:
@@ -81,8 +82,8 @@ def deployment(backlog: int, say: Console) -> Iterator[tuple[Deployment, float]]
                     pids[stage] = processes.start(stage, f"a-{stage}")
                     processes.wait_for_members(stage, 1)
             usages = {name: Usage([pid]) for name, pid in pids.items()}
-            drained = drain(decided(kafka), backlog, usages)
-            yield Deployment(kafka, usages), drained.per_second
+            drained = drain(decided(kafka, shards), backlog, usages)
+            yield Deployment(kafka, shards, usages), drained.per_second
 
 
 def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
         TimeoutError: a probe's total or alert never came.
         RuntimeError: an alert came twice.
     """
-    begins = _ends(deployed.kafka, topics.METERED.name)
+    begins = _ends(deployed, topics.METERED.name)
     cpu_before = deployed.cpu_seconds()
     sent: Sent = sender.submit(send, deployed.kafka["bootstrap.servers"], load).result()
     cpu_after = deployed.cpu_seconds()
@@ -136,13 +137,18 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
 
 
 def measure(
-    backlog: int, rates: list[int], seconds: float, warm_up_seconds: float, say: Console
+    backlog: int,
+    rates: list[int],
+    seconds: float,
+    warm_up_seconds: float,
+    shards: int,
+    say: Console,
 ) -> dict[str, Any]:
     """The capacity, and every load, on one deployment."""
     load_before = os.getloadavg()[0]
     with (
-        deployment(backlog, say) as (deployed, capacity),
-        Observer(deployed.kafka) as observer,
+        deployment(backlog, shards, say) as (deployed, capacity),
+        Observer(deployed.kafka, shards) as observer,
         ProcessPoolExecutor(1, get_context("spawn")) as sender,
     ):
         say.print(f"They drain {capacity:,.0f} events a second.")
@@ -153,6 +159,7 @@ def measure(
             loads.append(under(load, deployed, observer, sender) | {"of_capacity": rate / capacity})
     return {
         "backlog": backlog,
+        "shards": shards,
         "capacity_per_second": capacity,
         "loads": loads,
         "seed": Workload(backlog).seed,
@@ -161,15 +168,15 @@ def measure(
     }
 
 
-def _ends(kafka: Mapping[str, str], topic: str) -> dict[int, int]:
+def _ends(deployed: Deployment, topic: str) -> dict[int, int]:
     """Where each shard's partition of a topic ends."""
-    consumer = reader(kafka)
+    consumer = reader(deployed.kafka)
     try:
         # Whoever has not asked where a partition is may be told that it is not there.
         consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
         return {
             shard: consumer.get_watermark_offsets(TopicPartition(topic, shard))[1]
-            for shard in range(topics.SHARDS)
+            for shard in range(deployed.shards)
         }
     finally:
         consumer.close()
@@ -184,12 +191,18 @@ def main() -> None:
     options.add_argument(
         "--rates", type=int, nargs="+", default=[], help="events a second, not shares of capacity"
     )
+    options.add_argument("--shards", type=int, default=4, help="as many as two cores have use for")
     options.add_argument(
         "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
     )
     chosen = options.parse_args()
     results = measure(
-        chosen.backlog, chosen.rates, chosen.seconds, chosen.warm_up, Console(stderr=True)
+        chosen.backlog,
+        chosen.rates,
+        chosen.seconds,
+        chosen.warm_up,
+        chosen.shards,
+        Console(stderr=True),
     )
     chosen.folder.mkdir(parents=True, exist_ok=True)
     (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -172,15 +172,15 @@ class Seen:
 class Observer(Background):
     """A `read_committed` consumer of totals and alerts; a context manager."""
 
-    def __init__(self, kafka: Mapping[str, str]) -> None:
+    def __init__(self, kafka: Mapping[str, str], shards: int) -> None:
         super().__init__("observer", self._work)
         self.seen = Seen()
         self._consumer: Consumer = reader(kafka)
         self._consumer.assign(
             [
-                TopicPartition(topic.name, partition, OFFSET_END)
+                TopicPartition(topic.name, shard, OFFSET_END)
                 for topic in (topics.TOTALS, topics.ALERTS)
-                for partition in range(topic.partitions)
+                for shard in range(shards)
             ]
         )
 

@@ -52,7 +52,7 @@ def on_kafka(workload: Workload, tally_processes: int) -> dict[str, Any]:
                 processes.wait_for_members("tally", tally_processes)
             with tally:
                 usages = {"tally": tally, "broker": of_broker}
-                counted = drain(decided(kafka), workload.events, usages)
+                counted = drain(decided(kafka, topics.SHARDS), workload.events, usages)
         return {
             "events": workload.events,
             "customers": workload.customers,
