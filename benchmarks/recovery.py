@@ -37,6 +37,7 @@ from pipeline.shard import Shard, snapshot
 from pipeline.shard import restore as restore_shard
 from pipeline.total_columns import keep
 from schemas import topics
+from schemas.quantity import NANOS
 from schemas.segment import TOTAL_COLUMNS
 from streams.clients import Clients
 from streams.confluent import ConfluentClients
@@ -116,19 +117,23 @@ def fill(address: str, ids: int) -> tuple[int, int]:
         month = np.datetime64(now_ms, "ms").astype("datetime64[M]").astype("datetime64[ms]")
         rows = [
             {
+                "row": row,
                 "customer": customer,
                 "meter": "tokens",
                 "period_start_ms": int(month.astype(int)),
                 "group": group,
-                "value": "2000",
+                "nanos": 2_000 * NANOS,
                 "events": 1,
                 "latest_ns": now_ms * 1_000_000,
                 "as_of_ms": now_ms,
                 "fired": (),
             }
-            for customer in (f"cus_{rank:05d}" for rank in range(CUSTOMERS))
-            if router[customer] == number
-            for group in (None, *((model,) for model in _MODELS))
+            for row, (customer, group) in enumerate(
+                (customer, group)
+                for customer in (f"cus_{rank:05d}" for rank in range(CUSTOMERS))
+                if router[customer] == number
+                for group in (None, *((model,) for model in _MODELS))
+            )
         ]
         keep(shard.totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
         totals += len(shard.totals)

@@ -48,7 +48,10 @@ class Batch:
             self._numbers("id_low"),
             self._numbers("fingerprint"),
         )
-        self.customers, self.customer_names = self.codes("customer")
+        encoded = self._joined("customer")
+        self.customers: NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
+        #: What the codes in `customers` stand for, an array of strings.
+        self.customer_names: pa.StringArray = encoded.dictionary
 
     def __len__(self) -> int:
         return len(self.times_ns)
@@ -56,8 +59,7 @@ class Batch:
     def codes(self, column: str) -> tuple[NDArray[np.int64], list[str]]:
         """A text column as codes that hold over all packs, and the texts they stand for."""
         if column not in self._codes:
-            joined = pa.concat_arrays(self._columns(column))
-            codes, texts = text_codes(joined)
+            codes, texts = text_codes(self._joined(column))
             self._codes[column] = codes.astype(np.int64), texts
         return self._codes[column]
 
@@ -72,8 +74,7 @@ class Batch:
     def quantities(self, path: str) -> Quantities:
         """The values at a path; any where the event's type has no meter that reads it."""
         if self._is_uniform:
-            joined = pa.concat_arrays(self._columns(value_column(path)))
-            return Quantities.of(joined, self._packs[0].scale(path))
+            return Quantities.of(self._joined(value_column(path)), self._packs[0].scale(path))
         return Quantities.joined([pack.quantities(path) for pack in self._packs])
 
     def periods(self, period: Period) -> Periods:
@@ -95,13 +96,12 @@ class Batch:
         first, *others = (pack.batch.schema for pack in self._packs)
         return all(first.equals(other, check_metadata=True) for other in others)
 
-    def _columns(self, name: str) -> list[pa.Array]:
+    def _joined(self, name: str) -> pa.Array:
         at = self._packs[0].batch.schema.get_field_index(name) if self._is_uniform else name
-        return [pack.batch.column(at) for pack in self._packs]
+        return pa.concat_arrays([pack.batch.column(at) for pack in self._packs])
 
     def _numbers(self, column: str) -> NDArray[Any]:
-        joined = pa.concat_arrays(self._columns(column))
-        numbers: NDArray[Any] = joined.to_numpy(zero_copy_only=True)
+        numbers: NDArray[Any] = self._joined(column).to_numpy(zero_copy_only=True)
         return numbers
 
     def _find_periods(self, period: Period) -> Periods:

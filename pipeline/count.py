@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.aggregate import changes
@@ -26,15 +27,20 @@ class Counting:
     def __init__(self, totals: Totals, crosser: Crosser) -> None:
         self._totals = totals
         self._crosser = crosser
-        self._batch: Batch | None = None
+        #: By the codes of the batch, -1 for a customer without totals.
         self._numbers = np.zeros(0, dtype=np.int64)
         self._meters: dict[str, Meter] = {}
         self._published: list[Rows] = []
         #: The rows of totals that changed.
         self.touched: list[Rows] = []
 
+    def begin(self, batch: Batch) -> NDArray[np.int64]:
+        """Go on with a batch; the numbers of its customers, -1 for one who has no totals yet."""
+        self._numbers = self._totals.customers.known(batch.customer_names)
+        return self._numbers
+
     def count(self, batch: Batch, meter: Meter, events: NDArray[np.int64]) -> None:
-        """Count `events` of the batch, shape (n,), n > 0, into `meter`."""
+        """Count `events` of the batch that was begun, shape (n,), n > 0, into `meter`."""
         self._meters[meter.slug] = meter
         totals = self._totals
         quantities = batch.quantities(meter.value).take(events) if meter.value is not None else None
@@ -76,14 +82,11 @@ class Counting:
 
     def _customer_numbers(self, batch: Batch, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of customers, given by their codes in the batch."""
-        customers = self._totals.customers
-        if batch is not self._batch:
-            self._batch = batch
-            self._numbers = customers.known(batch.customer_names)
         numbers = self._numbers[codes]
         new = codes[numbers < 0]
         if len(new):
-            self._numbers[new] = customers.numbers(batch.customer_names[code] for code in new)
+            names = batch.customer_names.take(pa.array(new))
+            self._numbers[new] = self._totals.customers.numbers(names)
             numbers = self._numbers[codes]
         return numbers
 

@@ -11,15 +11,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.quantity import NANOS, from_plain, plain
+from pipeline.compiled import compiled
+from schemas.quantity import NANOS, PLACES, from_plain, plain
 
 #: Shape (n,), of int64 within ±2^62 (exclusive), or of Python integers.
 Exact: TypeAlias = NDArray[Any]
 
 SAFE = 2**62
+
+_MINUS, _POINT, _ZERO = b"-.0"
+#: Sign, digits and point of a value within ±2^62.
+_TEXT_MAX = 21
+_TENS = np.array([10**exponent for exponent in range(12)])
 
 #: Marks a row whose value does not fit; none that does is as low.
 _WIDE = np.iinfo(np.int64).min
@@ -48,32 +53,68 @@ def times(values: Exact, factor: int) -> Exact:
 
 def plain_texts(values: Exact) -> pa.Array:
     """Nanos as plain decimal strings, as `schemas.quantity.plain` writes them."""
-    magnitudes = np.abs(values)
-    wholes = magnitudes // NANOS
-    fractions = magnitudes - wholes * NANOS
-    if values.dtype == object and not fits(wholes):
+    if values.dtype == object:
         return pa.array([plain(value) for value in values], pa.string())
-    is_negative = values < 0
-    texts = pa.array(wholes.astype(np.int64)).cast(pa.string())
-    if not (fractions.any() or is_negative.any()):
-        return texts
-    digits = pa.array(fractions.astype(np.int64)).cast(pa.string())
-    return pc.binary_join_element_wise(
-        pa.array(["", "-"]).take(pa.array(is_negative.astype(np.int8))),
-        texts,
-        pa.array(["", "."]).take(pa.array((fractions != 0).astype(np.int8))),
-        pc.utf8_rtrim(pc.utf8_lpad(digits, 9, "0"), "0"),
-        "",
+    offsets, texts = _plain_texts(values)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(texts)]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+@compiled
+def _plain_texts(values: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The texts of `values`, one after the other, and where each begins."""
+    offsets = np.zeros(len(values) + 1, dtype=np.int32)
+    texts = np.empty(len(values) * _TEXT_MAX, dtype=np.uint8)
+    at = 0
+    for number in range(len(values)):
+        value = values[number]
+        if value < 0:
+            texts[at] = _MINUS
+            at += 1
+            value = -value
+        whole, fraction = divmod(value, NANOS)
+        digits = 1
+        while whole >= _TENS[digits]:
+            digits += 1
+        for place in range(at + digits - 1, at - 1, -1):
+            texts[place] = _ZERO + whole % 10
+            whole //= 10
+        at += digits
+        if fraction:
+            texts[at] = _POINT
+            digits = PLACES
+            while fraction % 10 == 0:
+                fraction //= 10
+                digits -= 1
+            for place in range(at + digits, at, -1):
+                texts[place] = _ZERO + fraction % 10
+                fraction //= 10
+            at += digits + 1
+        offsets[number + 1] = at
+    return offsets, texts[:at].copy()
+
+
+def to_columns(values: Exact) -> tuple[pa.Array, pa.Array]:
+    """Nanos as an Arrow column of integers, and one of decimals for those that are too wide."""
+    if values.dtype != object:
+        return pa.array(values), pa.nulls(len(values), pa.string())
+    fitting = [-SAFE < value < SAFE for value in values]
+    pairs = list(zip(values, fitting, strict=True))
+    return (
+        pa.array([value if fits else 0 for value, fits in pairs], pa.int64()),
+        pa.array([None if fits else plain(value) for value, fits in pairs], pa.string()),
     )
 
 
-def from_plain_texts(texts: pa.Array) -> Exact:
-    """The inverse of `plain_texts`."""
-    try:
-        wholes = texts.cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:
-        return exact([from_plain(text) for text in texts.to_pylist()])
-    return times(wholes, NANOS)
+def from_columns(nanos: pa.Array, wide: pa.Array) -> Exact:
+    """The inverse of `to_columns`."""
+    values: Exact = nanos.to_numpy()
+    if wide.null_count == len(wide):
+        return values
+    values = values.astype(object)
+    for row in wide.is_valid().to_numpy(zero_copy_only=False).nonzero()[0].tolist():
+        values[row] = from_plain(wide[row].as_py())
+    return values
 
 
 class ExactColumn:

@@ -10,7 +10,10 @@ from pipeline.compiled import compiled
 
 
 def gather(
-    text: bytes | memoryview, begins: NDArray[np.int32], ends: NDArray[np.int32], kind: pa.DataType
+    text: bytes | memoryview | NDArray[np.uint8],
+    begins: NDArray[np.int32] | NDArray[np.int64],
+    ends: NDArray[np.int32] | NDArray[np.int64],
+    kind: pa.DataType,
 ) -> pa.Array:
     """The pieces between `begins` and `ends`, shape (n,) each, as an array of a binary `kind`.
 
@@ -55,7 +58,9 @@ def renumber(
 
 @compiled
 def _gather(
-    text: NDArray[np.uint8], begins: NDArray[np.int32], ends: NDArray[np.int32]
+    text: NDArray[np.uint8],
+    begins: NDArray[np.int32] | NDArray[np.int64],
+    ends: NDArray[np.int32] | NDArray[np.int64],
 ) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     count = len(begins)
     offsets = np.zeros(count + 1, dtype=np.int32)

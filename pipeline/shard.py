@@ -76,10 +76,12 @@ class Shard:
 class Changed:
     """What one step changed in a shard; becomes a segment.
 
-    `from_offset` is the shard offset at which the step began; `totals` are rows.
+    `from_offset` is the shard offset at which the step began, `from_total` how many totals there
+    were; `totals` are rows.
     """
 
     from_offset: int = 0
+    from_total: int = 0
     documents: list[str] = field(default_factory=list)
     ids: list[Columns] = field(default_factory=list)
     totals: list[Rows] = field(default_factory=list)
@@ -93,24 +95,25 @@ class Changed:
 def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
     """The frames that bring a shard from before the step to after it; nearly always one."""
     ids = tuple(np.concatenate(column) for column in zip(*changed.ids, strict=True))
-    return _frames(shard, changed.documents, ids, distinct(changed.totals), changed.from_offset)
+    totals = kept(shard.totals, distinct(changed.totals), changed.from_total)
+    return _frames(shard, changed.documents, ids, totals, changed.from_offset)
 
 
 def snapshot(shard: Shard) -> Iterator[bytes]:
     """The whole shard as frames; reading them in order restores it."""
-    rows = np.arange(len(shard.totals))
-    return _frames(shard, shard.documents, shard.ids.entries(), rows, None)
+    totals = kept(shard.totals, np.arange(len(shard.totals)))
+    return _frames(shard, shard.documents, shard.ids.entries(), totals, None)
 
 
 def _frames(
     shard: Shard,
     documents: Iterable[str],
     ids: tuple[NDArray[Any], ...],
-    rows: Rows,
+    totals: Iterable[pa.RecordBatch],
     from_offset: int | None,
 ) -> Iterator[bytes]:
     """All that changed since `from_offset`; None for everything there is."""
-    of_totals = list(kept(shard.totals, rows))
+    of_totals = list(totals)
     of_ids = list(_id_parts(ids))
     count = max(len(of_ids), len(of_totals))
     header: dict[str, Any] = {
@@ -171,7 +174,10 @@ def restore(frames: Iterable[Frame]) -> Shard:
         if ids.num_rows:
             high, low, fingerprint, expires = (column.to_numpy() for column in ids.columns)
             shard.ids.insert((high, low, fingerprint, expires))
-        keep(shard.totals, totals)
+        try:
+            keep(shard.totals, totals)
+        except ValueError as error:
+            raise Stop(f"{_name(header)} lacks a segment: {error}.", remedy=_RESTORE) from None
     if part:
         raise Stop(
             f"{_name(header)} ends in the middle of a change: of its {header['parts']} parts only "

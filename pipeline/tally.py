@@ -77,7 +77,7 @@ class TallyShard:
             Stop: a pack names definitions that the log never announced, or has customers of another
                 shard; or definitions are from the future.
         """
-        changed = Changed(self._shard.next_offset)
+        changed = Changed(self._shard.next_offset, len(self._shard.totals))
         outgoing: list[Outgoing] = []
         for (kind, version), run in groupby(log, key=_kind_and_version):
             if kind is Kind.DEFINITIONS:
@@ -133,14 +133,15 @@ class TallyShard:
         changed: Changed,
     ) -> Iterator[Outgoing]:
         """Decide on the events of some packs and count them."""
-        self._require_home(packs, batch)
+        self._require_home(packs, batch, counting.begin(batch))
         today = self._advance_watermark(packs, batch)
         ids = (*batch.ids, self._expiry(definitions, batch, today))
         status = self._shard.ids.claim(ids, today)
         claimed = status == Status.ACCEPTED
         changed.ids.append((ids[0][claimed], ids[1][claimed], ids[2][claimed], ids[3][claimed]))
         if current.default_plan is None:
-            known = np.array([current.knows(name) for name in batch.customer_names], dtype=bool)
+            names = batch.customer_names.to_pylist()
+            known = np.array([current.knows(name) for name in names], dtype=bool)
             status[claimed & ~known[batch.customers]] = Status.UNKNOWN
 
         late_for = self._count_in_time(definitions.meters, batch, status, counting)
@@ -179,12 +180,12 @@ class TallyShard:
         status[too_late & ~in_time] = Status.LATE
         return [(slug, events[in_time[events]]) for slug, events in late_for]
 
-    def _require_home(self, packs: Sequence[tuple[int, Pack]], batch: Batch) -> None:
-        """All customers belong to this shard; those who have totals here do."""
-        if self._router is not None:
-            names = batch.customer_names
-            numbers = self._shard.totals.customers.known(names)
-            strange = [names[place] for place in np.flatnonzero(numbers < 0).tolist()]
+    def _require_home(
+        self, packs: Sequence[tuple[int, Pack]], batch: Batch, numbers: NDArray[np.int64]
+    ) -> None:
+        """All customers belong to this shard; those who have totals, and so `numbers`, do."""
+        if self._router is not None and (numbers < 0).any():
+            strange = batch.customer_names.filter(pa.array(numbers < 0)).to_pylist()
             where = f"{self._place(packs[0][0])} to {packs[-1][0]}"
             require_home(self._router, self._number, strange, where, _MISROUTED)
 

@@ -7,7 +7,6 @@ over all groups, and, if the meter has a group_by, one for each group.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import repeat
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,6 +16,8 @@ from pipeline.aggregate import Changes, Tally, merged
 from pipeline.exact import ExactColumn
 from pipeline.groups import first_places
 from pipeline.numbering import Numbering
+from pipeline.row_index import RowIndex
+from pipeline.text_numbering import TextNumbering
 from schemas.meter import Aggregation
 from schemas.plan import Threshold
 
@@ -58,7 +59,7 @@ class Totals:
 
     def __init__(self) -> None:
         self.sheets: Numbering[Sheet] = Numbering()
-        self.customers: Numbering[str] = Numbering()
+        self.customers = TextNumbering()
         self.groups: Numbering[tuple[str, ...] | None] = Numbering([None])
         #: Combinations of crossed thresholds, by name.
         self.crossed: Numbering[tuple[Threshold, ...]] = Numbering([()])
@@ -66,8 +67,8 @@ class Totals:
         self.open_nanos = ExactColumn()
         self._columns = np.zeros(0, dtype=_COLUMNS)
         self._count = 0
-        self._usage: dict[int, int] = {}
-        self._groups: dict[int, int] = {}
+        self._usage = RowIndex()
+        self._groups = RowIndex()
 
     def __len__(self) -> int:
         return self._count
@@ -83,22 +84,21 @@ class Totals:
         """
         is_usage = groups == ALL_GROUPS
         of_customer = sheets << 32 | customers
-        usage = _found(self._usage, of_customer)
+        usage = self._usage.find(of_customer)
         rows = np.where(is_usage, usage, -1)
         if not is_usage.all():
             known = ~is_usage & (usage >= 0)
-            rows[known] = _found(self._groups, usage[known] << 32 | groups[known])
+            rows[known] = self._groups.find(usage[known] << 32 | groups[known])
         new = np.flatnonzero(rows < 0)
         if not len(new):
             return rows
         rows[new] = np.arange(self._count, self._count + len(new))
         added = new[is_usage[new]]
-        self._usage.update(zip(of_customer[added].tolist(), rows[added].tolist(), strict=True))
+        self._usage.add(of_customer[added], rows[added])
         grouped = new[~is_usage[new]]
         if len(grouped):
-            usage[grouped] = _found(self._usage, of_customer[grouped])
-            keys = usage[grouped] << 32 | groups[grouped]
-            self._groups.update(zip(keys.tolist(), rows[grouped].tolist(), strict=True))
+            usage[grouped] = self._usage.find(of_customer[grouped])
+            self._groups.add(usage[grouped] << 32 | groups[grouped], rows[grouped])
         usage[added] = rows[added]
         self._append(
             sheet=sheets[new], customer=customers[new], group=groups[new], usage=usage[new]
@@ -163,8 +163,3 @@ def distinct(rows: list[Rows]) -> Rows:
     """The rows that occur in any of `rows`, ascending."""
     ordered = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
     return ordered[first_places(ordered)]
-
-
-def _found(index: dict[int, int], keys: Rows) -> Rows:
-    """The rows of `keys`, -1 for what is not there."""
-    return np.fromiter(map(index.get, keys.tolist(), repeat(-1)), np.int64, len(keys))

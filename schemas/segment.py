@@ -25,18 +25,24 @@ ID_COLUMNS = pa.schema(
     ]
 )
 
-#: `group` is null on the row over all groups, which is what limits compare; `fired` lists the
-#: thresholds that it has crossed. `latest_ns` is the time of the event that holds a `latest` value.
+#: Totals of a shard have numbers, their `row`, in the order in which they came into being. Where
+#: one comes for the first time, `customer`, `meter`, `period_start_ms` and `group` say which it is;
+#: later on they are null. `group` is null on the row over all groups, which is what limits compare;
+#: `fired` lists the thresholds that it has crossed, null for none. `nanos` are of 10^-9; a value
+#: that 64 bits cannot hold is the decimal in `wide`. `latest_ns` is the time of the event that
+#: holds a `latest` value.
 TOTAL_COLUMNS = pa.schema(
     [
-        pa.field("customer", pa.string(), nullable=False),
-        pa.field("meter", pa.string(), nullable=False),
-        pa.field("period_start_ms", pa.int64(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("customer", pa.string()),
+        pa.field("meter", pa.string()),
+        pa.field("period_start_ms", pa.int64()),
         pa.field("group", pa.list_(pa.string())),
-        pa.field("value", pa.string(), nullable=False),
+        pa.field("nanos", pa.int64(), nullable=False),
+        pa.field("wide", pa.string()),
         pa.field("events", pa.int64(), nullable=False),
         pa.field("latest_ns", pa.int64(), nullable=False),
         pa.field("as_of_ms", pa.int64(), nullable=False),
-        pa.field("fired", pa.list_(pa.string()), nullable=False),
+        pa.field("fired", pa.list_(pa.string())),
     ]
 )

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import pyarrow as pa
 
 from pipeline.aggregate import Tally
+from pipeline.exact import SAFE
 from pipeline.total_columns import keep
 from pipeline.totals import TotalKey, Totals
 from schemas.quantity import plain
@@ -15,19 +16,25 @@ from schemas.segment import TOTAL_COLUMNS
 
 def hold(totals: Totals, wanted: Mapping[TotalKey, tuple[Tally, Collection[str]]]) -> None:
     """Have these totals, with the thresholds that they have crossed."""
+    places = {totals.key(row): row for row in range(len(totals))}
+    for key in wanted:
+        places.setdefault(key, len(places))
     rows = [
         {
+            "row": places[key],
             "customer": customer,
             "meter": meter,
             "period_start_ms": start_ms,
             "group": group,
-            "value": plain(tally.value),
+            "nanos": tally.value if abs(tally.value) < SAFE else 0,
+            "wide": None if abs(tally.value) < SAFE else plain(tally.value),
             "events": tally.events,
             "latest_ns": tally.latest_ns,
             "as_of_ms": tally.as_of_ms,
             "fired": sorted(fired),
         }
-        for (meter, customer, start_ms, group), (tally, fired) in wanted.items()
+        for key, (tally, fired) in sorted(wanted.items(), key=lambda item: places[item[0]])
+        for meter, customer, start_ms, group in [key]
     ]
     keep(totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
 

@@ -36,9 +36,9 @@ def test_several_packs_read_like_one(parts: list[list[tuple[str, str, str | None
     ]
     batch = Batch([pack_of(part) for part in events])
     flat = [row for part in parts for row in part]
-    customers = [batch.customer_names[code] for code in batch.customers]
-    assert customers == [customer for customer, *_ in flat]
-    assert len(set(batch.customer_names)) == len(batch.customer_names)
+    customers = batch.customer_names.to_pylist()
+    assert [customers[code] for code in batch.customers] == [customer for customer, *_ in flat]
+    assert len(set(customers)) == len(customers)
     codes, names = batch.codes("dimension:$.model")
     assert [names[code] for code in codes] == [
         (model or "") if kind == "llm" else "" for _, kind, model, _ in flat

@@ -58,6 +58,7 @@ def count(*values: bytes, totals: Totals | None = None) -> tuple[Counting, list[
     totals = totals if totals is not None else Totals()
     crosser = Crosser(totals, Limits(DEFINITIONS))
     counting = Counting(totals, crosser)
+    counting.begin(batch)
     for meter in DEFINITIONS.meters:
         counting.count(batch, meter, np.arange(len(packs)))
     alerts = list(crosser.alerts(batch))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.exact import SAFE, ExactColumn, exact, from_plain_texts, plain_texts, times
+from pipeline.exact import SAFE, ExactColumn, exact, from_columns, plain_texts, times, to_columns
 from schemas.quantity import NANOS, plain
 from tests.pipeline.usage_log import core
 
@@ -20,10 +20,16 @@ numbers = (
 
 @core(200)
 @given(st.lists(numbers))
-def test_quantities_are_written_and_read_like_single_ones(values: list[int]) -> None:
+def test_quantities_are_written_like_single_ones(values: list[int]) -> None:
     texts = plain_texts(exact(values))
+    texts.validate(full=True)
     assert texts.to_pylist() == [plain(value) for value in values]
-    assert from_plain_texts(texts).tolist() == values
+
+
+@core(200)
+@given(st.lists(numbers))
+def test_quantities_come_back_from_their_columns(values: list[int]) -> None:
+    assert from_columns(*to_columns(exact(values))).tolist() == values
 
 
 @core(100)

@@ -149,7 +149,7 @@ def test_totals_come_back_in_the_order_in_which_they_came_into_being(
         again = data.draw(st.lists(st.integers(0, part.stop - 1))) if part.stop else []
         rows = [np.arange(part.start, part.stop), np.array(again, dtype=np.int64)]
         shard.next_offset += 1
-        frames += segment(shard, Changed(shard.next_offset - 1, totals=rows))
+        frames += segment(shard, Changed(shard.next_offset - 1, part.start, totals=rows))
     for restored in (restore(map(unseal, frames)), restore(map(unseal, snapshot(shard)))):
         assert list(held(restored.totals)) == list(held(shard.totals)) == list(wanted)
         assert list(snapshot(restored)) == list(snapshot(shard))
