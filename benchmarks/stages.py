@@ -283,7 +283,7 @@ def _table(results: Mapping[str, Measured], roofline: float, events: int) -> Tab
 def main() -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--events", type=int, default=400_000)
+    options.add_argument("--events", type=int, default=3_000_000, help="default: 3,000,000")
     options.add_argument("--json", action="store_true", help="print the figures as JSON")
     chosen = options.parse_args()
     results = measure(chosen.events, Console(stderr=True))

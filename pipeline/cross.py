@@ -7,6 +7,7 @@ event by event.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -74,11 +75,9 @@ class Crosser:
         if meter.aggregation in ("count", "sum"):
             peak = before + peak
         may_cross = watched[np.maximum(before, peak) >= totals.open_nanos.read(rows[watched])]
-        for group in may_cross.tolist():
-            picked = groups.order[groups.begins[group] : groups.ends[group]]
-            nanos = [NANOS] * len(picked) if quantities is None else quantities.take(picked).nanos()
-            self._walk(batch, meter, int(rows[group]), events[picked], nanos)
-        self._look_up(meter, rows[may_cross])
+        if len(may_cross):
+            self._walk(batch, meter, events, quantities, rows[may_cross], *groups.places(may_cross))
+            self._look_up(meter, rows[may_cross])
 
     def alerts(self, batch: Batch) -> Iterator[Outgoing]:
         """An alert for each crossing that was noted in the batch, in the order of the log."""
@@ -105,25 +104,44 @@ class Crosser:
         self._found.clear()
 
     def _walk(
-        self, batch: Batch, meter: Meter, row: int, events: NDArray[np.int64], nanos: list[int]
+        self,
+        batch: Batch,
+        meter: Meter,
+        events: NDArray[np.int64],
+        quantities: Quantities | None,
+        rows: Rows,
+        places: NDArray[np.int64],
+        bounds: NDArray[np.int64],
     ) -> None:
-        """Note what single events of the usage in a row cross, one after the other."""
+        """Note what single events cross, one after the other.
+
+        `places` are those of the events of each usage in `rows`, which `bounds` cut apart.
+        """
         totals = self._totals
-        key = totals.key(row)
-        watched = self._limits.of(key[1], meter.slug)
-        assert watched is not None
-        times_ns = batch.times_ns[events].tolist() if meter.aggregation == "latest" else ()
-        usages = running(meter.aggregation, totals.tally(row), nanos, times_ns)
-        fired = totals.fired(row)
-        found = list(crossings(watched, fired, usages))
-        if found:
+        nanos = [NANOS] * len(places) if quantities is None else quantities.take(places).nanos()
+        crossing = events[places]
+        times_ns = batch.times_ns[crossing].tolist() if meter.aggregation == "latest" else []
+        usages = zip(
+            pairwise(bounds.tolist()),
+            rows.tolist(),
+            totals.keys(rows),
+            totals.tallies(rows),
+            totals.fired(rows),
+            strict=True,
+        )
+        for (begin, end), row, key, tally, fired in usages:
+            watched = self._limits.of(key[1], meter.slug)
+            assert watched is not None
+            values = running(meter.aggregation, tally, nanos[begin:end], times_ns[begin:end])
+            found = list(crossings(watched, fired, values))
+            if not found:
+                continue
             end_ms = period_end_ms(key[2], meter.period)
-            self._found += (
-                _Found(
-                    int(events[each.position]), meter.slug, each.least, key, end_ms, watched, each
+            for each in found:
+                event = int(crossing[begin + each.position])
+                self._found.append(
+                    _Found(event, meter.slug, each.least, key, end_ms, watched, each)
                 )
-                for each in found
-            )
             fired = tuple(sorted({*fired, *(each.threshold for each in found)}))
             totals["fired"][row] = totals.crossed.number(fired)
 
@@ -132,11 +150,11 @@ class Crosser:
         if not len(rows):
             return
         totals = self._totals
-        customers, fired = totals["customer"][rows].tolist(), totals["fired"][rows].tolist()
+        customers = totals.customers.column(totals["customer"][rows]).to_pylist()
         lowest = []
-        for customer, crossed in zip(customers, fired, strict=True):
-            watched = self._limits.of(totals.customers[customer], meter.slug)
-            lowest.append(watched.lowest_open(totals.crossed[crossed]) if watched else None)
+        for customer, fired in zip(customers, totals.fired(rows), strict=True):
+            watched = self._limits.of(customer, meter.slug)
+            lowest.append(watched.lowest_open(fired) if watched else None)
         is_open = np.array([nanos is not None for nanos in lowest])
         totals["watch"][rows] = np.where(is_open, OPEN, NOTHING)
         totals.open_nanos.write(rows, exact([nanos or 0 for nanos in lowest]))

@@ -55,6 +55,14 @@ class Groups:
         numbers[self.order] = np.repeat(np.arange(len(self)), self.sizes)
         return numbers
 
+    def places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The places of some of the g codes, code after code, and where each begins and ends."""
+        sizes = self.sizes[numbers]
+        bounds = np.zeros(len(sizes) + 1, dtype=np.int64)
+        np.cumsum(sizes, out=bounds[1:])
+        shifts = np.repeat(self.begins[numbers] - bounds[:-1], sizes)
+        return self.order[np.arange(bounds[-1]) + shifts], bounds
+
 
 def first_places(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
     """The places at which another number begins than stood before, the first one included."""

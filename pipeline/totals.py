@@ -123,28 +123,35 @@ class Totals:
         """Other limits hold from now on."""
         self["watch"].fill(UNKNOWN)
 
-    def key(self, row: int) -> TotalKey:
-        """Which total stands in a row."""
-        meter, start_ms = self.sheets[int(self["sheet"][row])]
-        customer = self.customers[int(self["customer"][row])]
-        return meter, customer, start_ms, self.groups[int(self["group"][row])]
+    def keys(self, rows: Rows) -> list[TotalKey]:
+        """Which totals stand in rows."""
+        customers = self.customers.column(self["customer"][rows]).to_pylist()
+        sheets, groups = self["sheet"][rows].tolist(), self["group"][rows].tolist()
+        return [
+            (meter, customer, start_ms, self.groups[group])
+            for (meter, start_ms), customer, group in zip(
+                map(self.sheets.__getitem__, sheets), customers, groups, strict=True
+            )
+        ]
 
-    def tally(self, row: int) -> Tally | None:
-        """What stands in a row; None if nothing was counted into it yet."""
-        events, latest_ns, as_of_ms = (
-            int(self[column][row]) for column in ("events", "latest_ns", "as_of_ms")
-        )
-        (nanos,) = self.nanos.read(np.array([row])).tolist()
-        return Tally(nanos, events, latest_ns, as_of_ms) if events else None
+    def tallies(self, rows: Rows) -> list[Tally | None]:
+        """What stands in rows; None where nothing was counted yet."""
+        columns = (self[name][rows].tolist() for name in ("events", "latest_ns", "as_of_ms"))
+        return [
+            Tally(nanos, events, latest_ns, as_of_ms) if events else None
+            for nanos, events, latest_ns, as_of_ms in zip(
+                self.nanos.read(rows).tolist(), *columns, strict=True
+            )
+        ]
 
-    def fired(self, row: int) -> tuple[Threshold, ...]:
-        """The thresholds that the usage in a row has crossed, sorted by name."""
-        return self.crossed[int(self["fired"][row])]
+    def fired(self, rows: Rows) -> list[tuple[Threshold, ...]]:
+        """The thresholds that usages have crossed, sorted by name."""
+        return [self.crossed[number] for number in self["fired"][rows].tolist()]
 
     def all_fired(self) -> Iterator[tuple[TotalKey, tuple[Threshold, ...]]]:
         """Every usage that has crossed any threshold, and which ones."""
-        for row in np.flatnonzero(self["fired"]).tolist():
-            yield self.key(row), self.fired(row)
+        rows = np.flatnonzero(self["fired"])
+        return zip(self.keys(rows), self.fired(rows), strict=True)
 
     def _append(self, **columns: Rows) -> None:
         begin, end = self._count, self._count + len(columns["sheet"])

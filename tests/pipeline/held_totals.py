@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.aggregate import Tally
@@ -16,7 +17,7 @@ from schemas.segment import TOTAL_COLUMNS
 
 def hold(totals: Totals, wanted: Mapping[TotalKey, tuple[Tally, Collection[str]]]) -> None:
     """Have these totals, with the thresholds that they have crossed."""
-    places = {totals.key(row): row for row in range(len(totals))}
+    places = {key: row for row, key in enumerate(totals.keys(np.arange(len(totals))))}
     for key in wanted:
         places.setdefault(key, len(places))
     rows = [
@@ -41,9 +42,10 @@ def hold(totals: Totals, wanted: Mapping[TotalKey, tuple[Tally, Collection[str]]
 
 def held(totals: Totals) -> dict[TotalKey, tuple[Tally, tuple[str, ...]]]:
     """All totals, in the order in which they came into being."""
+    rows = np.arange(len(totals))
+    said = zip(totals.keys(rows), totals.tallies(rows), totals.fired(rows), strict=True)
     found = {}
-    for row in range(len(totals)):
-        tally = totals.tally(row)
+    for key, tally, fired in said:
         assert tally is not None
-        found[totals.key(row)] = tally, totals.fired(row)
+        found[key] = tally, fired
     return found
