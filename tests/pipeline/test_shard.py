@@ -14,6 +14,7 @@ from pipeline import shard as shard_module
 from pipeline import total_columns
 from pipeline.aggregate import Tally
 from pipeline.dedupe import Columns
+from pipeline.errors import Stop
 from pipeline.shard import Changed, Shard, restore, segment, snapshot
 from pipeline.totals import TotalKey
 from schemas.frame import Kind, unseal
@@ -153,3 +154,20 @@ def test_totals_come_back_in_the_order_in_which_they_came_into_being(
     for restored in (restore(map(unseal, frames)), restore(map(unseal, snapshot(shard)))):
         assert list(held(restored.totals)) == list(held(shard.totals)) == list(wanted)
         assert list(snapshot(restored)) == list(snapshot(shard))
+
+
+@pytest.mark.parametrize(
+    ("from_total", "rows", "said"),
+    [(2, [0, 1], "never said"), (0, [1], "are missing")],
+    ids=["a total that was never named", "a total before it"],
+)
+def test_totals_that_go_on_from_what_is_not_there_stop(
+    from_total: int, rows: list[int], said: str
+) -> None:
+    shard = Shard()
+    usages = {("m1", f"c{number}", 0, None): (Tally(1, 1, 0, 0), set[str]()) for number in (1, 2)}
+    hold(shard.totals, usages)
+    frames = segment(shard, Changed(from_total=from_total, totals=[np.array(rows)]))
+    with pytest.raises(Stop, match=said) as stop:
+        restore(map(unseal, frames))
+    assert "Restore usage.tally.state" in stop.value.remedy
