@@ -165,8 +165,8 @@ def test_totals_that_go_on_from_what_is_not_there_stop(
     from_total: int, rows: list[int], said: str
 ) -> None:
     shard = Shard()
-    usages = {("m1", f"c{number}", 0, None): (Tally(1, 1, 0, 0), set[str]()) for number in (1, 2)}
-    hold(shard.totals, usages)
+    usages: list[TotalKey] = [("m1", "c1", 0, None), ("m1", "c2", 0, None)]
+    hold(shard.totals, dict.fromkeys(usages, (Tally(1, 1, 0, 0), set())))
     frames = segment(shard, Changed(from_total=from_total, totals=[np.array(rows)]))
     with pytest.raises(Stop, match=said) as stop:
         restore(map(unseal, frames))
