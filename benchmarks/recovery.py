@@ -136,6 +136,7 @@ def fill(address: str, ids: int) -> tuple[int, int]:
             )
         ]
         keep(shard.totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
+        shard.totals.connect()
         totals += len(shard.totals)
         frames = [Outgoing(_STATE, frame, partition=number) for frame in snapshot(shard)]
         written += sum(len(frame.value or b"") for frame in frames)

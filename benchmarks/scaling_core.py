@@ -119,8 +119,9 @@ class _Driven:
         duration_ns = time.perf_counter_ns() - begin
         self._waiting = []
         self._note(outgoing)
-        grown = [True for shard, slots in _slots(outgoing) if self._grows(shard, slots)]
-        snapshot = any(record.anchor for record in outgoing)
+        headers = list(_headers(outgoing))
+        grown = [True for each in headers if self._grows(each["shard"], each["slots"])]
+        snapshot = any(each["from_offset"] == each["next_offset"] for each in headers)
         kind = "snapshot" if snapshot else "growth" if grown else "plain"
         self._steps[kind].record_ns(duration_ns)
 
@@ -183,12 +184,11 @@ def _warm_up(shape: Shape, file: Path) -> None:
     driven.close()
 
 
-def _slots(outgoing: Sequence[Outgoing]) -> Iterator[tuple[int, int]]:
-    """How large each shard's table of identities is after a step."""
+def _headers(outgoing: Sequence[Outgoing]) -> Iterator[dict[str, Any]]:
+    """What a step's segments say of themselves."""
     for record in outgoing:
         if record.topic == topics.TALLY_STATE.name:
-            header = unseal(record.value or b"").header
-            yield header["shard"], header["slots"]
+            yield unseal(record.value or b"").header
 
 
 def _check(workload: Workload, file: Path) -> None:

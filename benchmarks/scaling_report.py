@@ -129,7 +129,7 @@ def _pauses(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     names = {
         "plain": "nothing special",
         "growth": "a table of ids grows",
-        "snapshot": "a shard writes a snapshot",
+        "snapshot": "a shard writes a piece of a snapshot",
     }
     for kind, found in results["pauses"]["step_ms"].items():
         durations = (f"{found[name]:,.1f} ms" for name in ("p50", "p99", "max"))

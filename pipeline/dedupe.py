@@ -31,6 +31,10 @@ _HOME_MASK = np.uint64(2**32 - 1)
 _HALF = np.uint64(32)
 _ORDER_SHIFT = np.uint64(48)
 
+#: A walk through a table goes part by part, each in steps of so many bits of the homes in it.
+_STEP_BITS = 16
+WALK_END = _PARTS << _STEP_BITS
+
 #: No identity has this expiry: it marks a free slot.
 _FREE = np.uint16(0)
 _DUPLICATE = np.uint8(Status.DUPLICATE)
@@ -101,6 +105,23 @@ class IdTable:
         """All identities, shape (len(self),) each."""
         return _columns(np.concatenate([slots[slots["expires"] != _FREE] for slots in self._parts]))
 
+    def walk(self, begin: int, identities: int) -> tuple[Columns, int]:
+        """About so many identities, from place `begin` of a walk on, and the place to go on from.
+
+        A walk from 0 to `WALK_END` finds each identity that was there when it began, whatever is
+        claimed meanwhile and however much the table grows; some it finds twice.
+        """
+        found: list[_Slots] = []
+        at = begin
+        while at < WALK_END and identities > 0:
+            part, first = divmod(at, 1 << _STEP_BITS)
+            steps = -(-(identities << _STEP_BITS) // max(int(self._counts[part]), 1))
+            last = min(first + steps, 1 << _STEP_BITS)
+            found.append(_between(self._parts[part], first, last))
+            identities -= len(found[-1])
+            at += last - first
+        return _columns(np.concatenate(found or [_empty(0)])), at
+
     def forget_before(self, day: int) -> None:
         """Drop the identities that expired before `day`, and give their memory back."""
         for part, slots in enumerate(self._parts):
@@ -141,6 +162,17 @@ def _room(slots: int) -> int:
 
 def _empty(slots: int) -> _Slots:
     return np.zeros(slots, dtype=_SLOT)
+
+
+def _between(slots: _Slots, first: int, last: int) -> _Slots:
+    """The identities whose homes are from step `first` to `last` of a part, and some others."""
+    begin, end = (step * len(slots) >> _STEP_BITS for step in (first, last))
+    # An identity stands behind its home, beyond others without a gap.
+    while end < begin + len(slots) and slots[end % len(slots)]["expires"] != _FREE:
+        end += 1
+    piece = np.take(slots, np.arange(begin, end), mode="wrap")
+    taken: _Slots = piece[piece["expires"] != _FREE]
+    return taken
 
 
 def _columns(slots: _Slots) -> Columns:

@@ -36,7 +36,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """One record to be written. Without `partition` the key decides where it goes.
 
-    An `anchor` marks where the restore of its partition's state may begin from now on.
+    A restore of its partition's state may begin at a record that `begins` a snapshot, once there is
+    the one that `completes` it; what is written in between may belong to other things.
     """
 
     topic: str
@@ -44,7 +45,8 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     key: bytes | None = None
     partition: int | None = None
     headers: Headers = ()
-    anchor: bool = False
+    begins: bool = False
+    completes: bool = False
 
 
 class Records(Sequence[Record]):

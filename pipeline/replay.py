@@ -22,7 +22,7 @@ from pipeline.replay_alerts import LiveAlerts
 from pipeline.replay_decisions import LiveDecisions
 from pipeline.replay_totals import LiveTotals, Name, Total, totals_in
 from pipeline.route import Router
-from pipeline.shard import Shard, restore
+from pipeline.shard import Restore, Shard
 from pipeline.tally import TallyShard
 from schemas import topics
 from schemas.alert import Alert
@@ -60,23 +60,18 @@ def restore_after(changelog: Iterable[Frame], first_offset: int, *, is_whole: bo
 
     `is_whole` tells that nothing of the changelog was deleted. None where no such state is kept.
     """
-    reached = False
-
-    def until_reached() -> Iterator[Frame]:
-        nonlocal reached
-        begun = is_whole
-        offset = -1
-        for frame in changelog:
-            if reached and frame.header["next_offset"] > offset:
-                return
-            begun = begun or frame.header["reset"]
-            if begun:
-                offset = frame.header["next_offset"]
-                reached = offset >= first_offset
-                yield frame
-
-    shard = restore(until_reached())
-    return shard if reached else None
+    restoring = Restore()
+    begun = is_whole
+    offset = -1
+    for frame in changelog:
+        reached = restoring.is_whole and offset >= first_offset
+        if reached and frame.header["next_offset"] > offset:
+            break
+        begun = begun or frame.header["begins"]
+        if begun:
+            offset = frame.header["next_offset"]
+            restoring.take(frame)
+    return restoring.shard() if restoring.is_whole and offset >= first_offset else None
 
 
 def replay_shard(

@@ -1,24 +1,25 @@
 """What tally remembers of one shard, and how that travels through its changelog.
 
 A shard is the fold of its log. Every transaction appends one segment with what it changed; now and
-then the whole shard is written as a snapshot, which is nothing but segments, the first of which
-voids what came before. A restore reads the last snapshot and what follows, and stops at a
-segment that does not go on where the one before it ended.
+then the whole shard is repeated as a snapshot, piece by piece, so that no transaction takes long
+because the shard is large. A restore reads from the begin of the last complete snapshot on, and
+stops at a segment that does not go on where the one before it ended.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.dedupe import Columns, IdTable
+from pipeline.dedupe import WALK_END, Columns, IdTable
 from pipeline.errors import Stop
 from pipeline.total_columns import keep, kept
 from pipeline.totals import Rows, Totals, distinct
@@ -40,6 +41,19 @@ _RESTORE = (
 )
 
 
+class Walk(NamedTuple):
+    """How far a snapshot has come: its place among the identities, and the next of the totals.
+
+    Totals from `totals_end` on came into being since it began, so the segments have them; what
+    reading those took before, `since_snapshot`, it makes good.
+    """
+
+    ids_at: int
+    totals_at: int
+    totals_end: int
+    since_snapshot: int
+
+
 @dataclass
 class Shard:
     """The state of one shard."""
@@ -56,6 +70,8 @@ class Shard:
     current: str | None = None
     ids: IdTable = field(default_factory=IdTable)
     totals: Totals = field(default_factory=Totals)
+    #: How far a snapshot has come that is being written, if one is.
+    walk: Walk | None = None
 
     def belong_to(self, number: int, shards: int) -> None:
         """This is shard `number` of `shards`.
@@ -99,10 +115,30 @@ def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
     return _frames(shard, changed.documents, ids, totals, changed.from_offset)
 
 
-def snapshot(shard: Shard) -> Iterator[bytes]:
-    """The whole shard as frames; reading them in order restores it."""
-    totals = kept(shard.totals, np.arange(len(shard.totals)))
-    return _frames(shard, shard.documents, shard.ids.entries(), totals, None)
+def snapshot(shard: Shard, count: int = sys.maxsize) -> Iterator[bytes]:
+    """The next piece of a snapshot as frames, of about `count` identities and as many totals.
+
+    By default all of it, or what is left.
+    """
+    begins = shard.walk is None
+    walk = shard.walk or Walk(0, 0, len(shard.totals), shard.since_snapshot)
+    ids, ids_at = shard.ids.walk(walk.ids_at, count)
+    totals_at = min(walk.totals_at + count, walk.totals_end)
+    completes = ids_at == WALK_END and totals_at == walk.totals_end
+    if completes:
+        shard.since_snapshot -= walk.since_snapshot
+        shard.walk = None
+    else:
+        shard.walk = walk._replace(ids_at=ids_at, totals_at=totals_at)
+    return _frames(
+        shard,
+        shard.documents if begins else (),
+        ids,
+        kept(shard.totals, np.arange(walk.totals_at, totals_at)),
+        shard.next_offset,
+        begins=begins,
+        completes=completes,
+    )
 
 
 def _frames(
@@ -110,16 +146,19 @@ def _frames(
     documents: Iterable[str],
     ids: tuple[NDArray[Any], ...],
     totals: Iterable[pa.RecordBatch],
-    from_offset: int | None,
+    from_offset: int,
+    *,
+    begins: bool = False,
+    completes: bool = False,
 ) -> Iterator[bytes]:
-    """All that changed since `from_offset`; None for everything there is."""
+    """All that changed since `from_offset`, or a piece of what is known."""
     of_totals = list(totals)
     of_ids = list(_id_parts(ids))
     count = max(len(of_ids), len(of_totals))
     header: dict[str, Any] = {
         "shard": shard.number,
         "shards": shard.shards,
-        "from_offset": from_offset or 0,
+        "from_offset": from_offset,
         "next_offset": shard.next_offset,
         "parts": count,
         "watermark_ms": shard.watermark_ms,
@@ -127,16 +166,16 @@ def _frames(
         "current": shard.current,
         "slots": shard.ids.slots,
     }
-    # Only the first one has the definitions, and voids what came before.
+    # Only the first one has the definitions.
     known = {version: shard.documents[version].model_dump(mode="json") for version in documents}
-    reset = from_offset is None
     for part, (some_ids, some_totals) in enumerate(zip_longest(of_ids, of_totals)):
-        yield seal(
-            Kind.SEGMENT,
-            header | {"part": part, "definitions": known, "reset": reset},
-            [some_ids or _NO_IDS, some_totals or _NO_TOTALS],
-        )
-        known, reset = {}, False
+        place = {
+            "part": part,
+            "definitions": known if part == 0 else {},
+            "begins": begins and part == 0,
+            "completes": completes and part == count - 1,
+        }
+        yield seal(Kind.SEGMENT, header | place, [some_ids or _NO_IDS, some_totals or _NO_TOTALS])
 
 
 def _id_parts(ids: tuple[NDArray[Any], ...]) -> Iterator[pa.RecordBatch]:
@@ -146,21 +185,36 @@ def _id_parts(ids: tuple[NDArray[Any], ...]) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays(columns, schema=ID_COLUMNS)
 
 
-def restore(frames: Iterable[Frame]) -> Shard:
-    """The shard that `frames` of its changelog describe.
+class Restore:
+    """Becomes the shard that frames of its changelog describe, which are taken in order."""
 
-    Raises:
-        Stop: one is missing, is of another shard, or has definitions from the future.
-    """
-    shard = Shard()
-    #: The part that must come next; 0 where a change is complete.
-    part = 0
-    for frame in frames:
-        header = frame.header
-        if header["reset"]:
-            shard, part = Shard(), 0
-        _require_next(shard, part, header)
-        part = (header["part"] + 1) % header["parts"]
+    def __init__(self) -> None:
+        self._shard = Shard()
+        #: The part that must come next; 0 where a change is complete.
+        self._part = 0
+        self._is_whole: bool | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the shard knew is among what was taken."""
+        return self._is_whole is not False
+
+    def take(self, frame: Frame) -> None:
+        """Take the next frame.
+
+        Raises:
+            Stop: one is missing before it, it is of another shard, or it has definitions from the
+                future.
+        """
+        shard, header = self._shard, frame.header
+        if self._is_whole is None:
+            self._is_whole = not header["begins"]
+            if header["begins"]:
+                shard.next_offset = header["from_offset"]
+                shard.number, shard.shards = header["shard"], header["shards"]
+        _require_next(shard, self._part, header)
+        self._part = (header["part"] + 1) % header["parts"]
+        self._is_whole = self._is_whole or header["completes"]
         shard.number, shard.shards = header["shard"], header["shards"]
         shard.next_offset = header["next_offset"]
         shard.watermark_ms = header["watermark_ms"]
@@ -174,17 +228,35 @@ def restore(frames: Iterable[Frame]) -> Shard:
         if ids.num_rows:
             high, low, fingerprint, expires = (column.to_numpy() for column in ids.columns)
             shard.ids.insert((high, low, fingerprint, expires))
+        keep(shard.totals, totals)
+
+    def shard(self) -> Shard:
+        """The shard as it was after the last frame.
+
+        Raises:
+            Stop: some of what it knew was not among the frames.
+        """
+        name = f"{topics.TALLY_STATE.name}-{self._shard.number}"
+        if self._part or not self.is_whole:
+            what = "a change" if self._part else "a snapshot"
+            raise Stop(f"{name} ends in the middle of {what}.", remedy=_RESTORE)
         try:
-            keep(shard.totals, totals)
+            self._shard.totals.connect()
         except ValueError as error:
-            raise Stop(f"{_name(header)} lacks a segment: {error}.", remedy=_RESTORE) from None
-    if part:
-        raise Stop(
-            f"{_name(header)} ends in the middle of a change: of its {header['parts']} parts only "
-            f"{part} are there.",
-            remedy=_RESTORE,
-        )
-    return shard
+            raise Stop(f"{name} lacks a segment: {error}.", remedy=_RESTORE) from None
+        return self._shard
+
+
+def restore(frames: Iterable[Frame]) -> Shard:
+    """The shard that `frames` of its changelog describe.
+
+    Raises:
+        Stop: one is missing, is of another shard, or has definitions from the future.
+    """
+    restoring = Restore()
+    for frame in frames:
+        restoring.take(frame)
+    return restoring.shard()
 
 
 def read_document(document: object, where: str) -> Definitions:
@@ -209,8 +281,7 @@ def _require_next(shard: Shard, part: int, header: dict[str, Any]) -> None:
     if part:
         follows = (part, shard.next_offset) == (header["part"], header["next_offset"])
     else:
-        begins_at = 0 if header["reset"] else header["from_offset"]
-        follows = (0, shard.next_offset) == (header["part"], begins_at)
+        follows = (0, shard.next_offset) == (header["part"], header["from_offset"])
     if not follows:
         raise Stop(
             f"{_name(header)} lacks a segment: the state has come to offset {shard.next_offset}; "

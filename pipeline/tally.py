@@ -12,6 +12,7 @@ from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
+from msgspec import structs
 from numpy.typing import NDArray
 
 from pipeline.batch import Batch
@@ -41,6 +42,10 @@ _LAST_DAY = int(np.iinfo(np.uint16).max)
 #: A snapshot is due when reading what came after the last one takes as long as reading this many
 #: identities, or as reading the snapshot itself.
 _SNAPSHOT_IDS = 200_000
+
+#: A piece of a snapshot has about so many identities and totals, at least: it takes some
+#: milliseconds.
+_PIECE_IDS = 16_384
 
 _MISROUTED = (
     "Find out what else writes to usage.metered, or with which number of shards intake ran: the "
@@ -88,7 +93,7 @@ class TallyShard:
         self._shard.next_offset = log[-1][0] + 1
         self._shard.since_snapshot += _SEGMENT_IDS + changed.id_count
         outgoing += [self._state_record(frame) for frame in segment(self._shard, changed)]
-        outgoing += self._snapshot_if_due()
+        outgoing += self._snapshot_if_due(changed.id_count)
         return outgoing
 
     def _define(self, offset: int, frame: Frame, changed: Changed) -> None:
@@ -228,16 +233,25 @@ class TallyShard:
     def _place(self, offset: int) -> str:
         return f"{topics.METERED.name}-{self._number} at offset {offset}"
 
-    def _state_record(self, frame: bytes, *, anchor: bool = False) -> Outgoing:
-        return Outgoing(topics.TALLY_STATE.name, frame, partition=self._number, anchor=anchor)
+    def _state_record(self, frame: bytes) -> Outgoing:
+        return Outgoing(topics.TALLY_STATE.name, frame, partition=self._number)
 
-    def _snapshot_if_due(self) -> Iterator[Outgoing]:
-        held = len(self._shard.ids) + len(self._shard.totals)
+    def _snapshot_if_due(self, id_count: int) -> Iterator[Outgoing]:
+        """A piece of a snapshot, after a step that claimed so many identities."""
+        shard = self._shard
+        begins = shard.walk is None
         # Half of what is held: then it had grown from the other half since the last snapshot.
-        if self._shard.since_snapshot >= max(_SNAPSHOT_IDS, held / 2):
-            self._shard.since_snapshot = 0
-            for number, frame in enumerate(snapshot(self._shard)):
-                yield self._state_record(frame, anchor=number == 0)
+        held = len(shard.ids) + len(shard.totals)
+        if begins and shard.since_snapshot < max(_SNAPSHOT_IDS, held / 2):
+            return
+        # Twice as fast as it grows, or it would never end.
+        frames = list(snapshot(shard, max(_PIECE_IDS, 2 * id_count)))
+        for frame in frames:
+            yield structs.replace(
+                self._state_record(frame),
+                begins=begins and frame is frames[0],
+                completes=shard.walk is None and frame is frames[-1],
+            )
 
 
 def _parts(packs: Sequence[tuple[int, Pack]]) -> Iterator[Sequence[tuple[int, Pack]]]:

@@ -99,35 +99,29 @@ def kept(totals: Totals, rows: Rows, known: int = 0) -> Iterator[pa.RecordBatch]
 def keep(totals: Totals, batch: pa.RecordBatch) -> None:
     """The inverse of `kept`: every total in `batch` stands as it says there.
 
-    Raises:
-        ValueError: it goes on from other totals than these.
+    Once all is kept, `totals.connect` makes them be found.
     """
     rows, customers, meters, starts_ms, groups, nanos, wide, events, latest_ns, as_of_ms, fired = (
         batch.columns
     )
     places = rows.to_numpy().astype(np.int64)
-    begin = int(np.searchsorted(places, len(totals)))
+    totals.hold(places)
+    begin = customers.null_count
     if begin < len(places):
-        if customers.slice(begin).null_count:
-            raise ValueError("whose totals these are was never said")
-        named = totals.rows(
-            totals.sheets.numbers(
-                zip(meters[begin:].to_pylist(), starts_ms[begin:].to_pylist(), strict=True)
-            ),
-            totals.customers.numbers(customers[begin:]),
-            totals.groups.numbers(
-                None if group is None else tuple(group) for group in groups[begin:].to_pylist()
-            ),
+        named = places[begin:]
+        totals["sheet"][named] = totals.sheets.numbers(
+            zip(meters[begin:].to_pylist(), starts_ms[begin:].to_pylist(), strict=True)
         )
-        if not np.array_equal(named, places[begin:]):
-            raise ValueError("totals are missing, or came in another order")
+        totals["customer"][named] = totals.customers.numbers(customers[begin:])
+        totals["group"][named] = totals.groups.numbers(
+            None if group is None else tuple(group) for group in groups[begin:].to_pylist()
+        )
     totals.nanos.write(places, from_columns(nanos, wide))
     totals["events"][places] = events.to_numpy()
     totals["latest_ns"][places] = latest_ns.to_numpy()
     totals["as_of_ms"][places] = as_of_ms.to_numpy()
-    totals["fired"][places] = totals.crossed.numbers(
-        tuple(each or ()) for each in fired.to_pylist()
-    )
+    crossed = (tuple(each or ()) for each in fired.to_pylist())
+    totals["fired"][places] = totals.crossed.numbers(crossed)
     totals["watch"][places] = UNKNOWN
 
 

@@ -53,6 +53,9 @@ _COLUMNS = np.dtype(
 )
 _ROWS_AT_FIRST = 256
 
+#: Stands for the sheet of a row of which nobody has said yet what it is.
+_UNNAMED = -1
+
 
 class Totals:
     """What has been counted, by row number. Rows are added and changed, never taken away."""
@@ -104,6 +107,34 @@ class Totals:
             sheet=sheets[new], customer=customers[new], group=groups[new], usage=usage[new]
         )
         return rows
+
+    def hold(self, rows: Rows) -> None:
+        """Have room up to the last of `rows`; whose totals new ones are may be said later."""
+        new = int(rows.max(initial=-1)) + 1 - self._count
+        if new > 0:
+            self._append(sheet=np.full(new, _UNNAMED))
+
+    def connect(self) -> None:
+        """Make rows that were held be found by what they are the totals of.
+
+        Raises:
+            ValueError: of some that was never said.
+        """
+        sheets, customers, groups = (
+            self[name].astype(np.int64) for name in ("sheet", "customer", "group")
+        )
+        if (sheets == _UNNAMED).any():
+            raise ValueError("whose totals some are was never said")
+        rows = np.arange(self._count)
+        is_usage = groups == ALL_GROUPS
+        of_customer = sheets << 32 | customers
+        self._usage, self._groups = RowIndex(), RowIndex()
+        self._usage.add(of_customer[is_usage], rows[is_usage])
+        usage = self._usage.find(of_customer)
+        if (usage < 0).any():
+            raise ValueError("a group has no usage over all groups")
+        self["usage"][:] = usage
+        self._groups.add((usage << 32 | groups)[~is_usage], rows[~is_usage])
 
     def merge(self, rows: Rows, changes: Changes, aggregation: Aggregation) -> None:
         """Add to the totals in `rows` what came later in the log, one change each."""

@@ -1,12 +1,17 @@
-"""A segment of tally's changelog: what one transaction changed in one shard.
+"""A segment of tally's changelog: what one transaction changed in one shard, or repeats of it.
 
 Header: `shard` and `shards` (whose state this is, of how many), `from_offset` (the shard offset to
 which the state before had come), `next_offset` (the one to go on from), `part` and `parts` (one
 change may take several segments; counted from 0), `watermark_ms` (the newest arrival seen),
-`since_snapshot` (what reading the changelog after the last snapshot takes, in identities),
-`definitions` (documents that became known, by version), `current` (the version that holds now),
-`slots` (how large the table of identities is by now, so that a restore need not let it grow step
-by step), `reset` (true on the first segment of a snapshot: what came before is void).
+`since_snapshot` (what reading the changelog from the begin of the last snapshot takes, in
+identities), `definitions` (documents that became known, by version), `current` (the version that
+holds now), `slots` (how large the table of identities is by now, so that a restore need not let it
+grow step by step), `begins` and `completes`.
+
+A snapshot repeats all that is known, a piece with each transaction, among the segments of what
+changes meanwhile. Reading may start at the segment that `begins` one; with the one that `completes`
+it, and with all between, everything is there. A segment that repeats has `from_offset` and
+`next_offset` alike.
 
 So a reader notices when a segment is missing, or is of another shard or another number of shards.
 """

@@ -124,6 +124,18 @@ class Mirror:
                 self._write(map(_encode, entries))
                 self.last = entries[-1]
 
+    def move_to(self, path: Path) -> None:
+        """Lie at `path` from now on, instead of what lies there."""
+        with self._tolerated():
+            self._path.replace(path)
+            self._path = path
+
+    def discard(self) -> None:
+        """Let go of the file and delete it."""
+        self.close()
+        with suppress(OSError):
+            self._path.unlink()
+
     def close(self) -> None:
         """Let go of the file."""
         self.last = None

@@ -29,7 +29,7 @@ _NO_TIMESTAMP = -1
 class MirroredClients:
     """`clients` for one process, which keeps a `Mirror` of each partition of `topic` that it reads.
 
-    The topic must not be compacted: a mirror grows until the next anchor begins it anew.
+    The topic must not be compacted: a mirror grows until the next snapshot is complete.
 
     A mirror gets only what is committed: what was read back, and what this process wrote once its
     commit was answered. After a commit whose answer was lost, after another owner, after a crash it
@@ -48,6 +48,8 @@ class MirroredClients:
         #: Asked for once a session.
         self._log_id = ""
         self._mirrors: dict[int, Mirror] = {}
+        #: Copies from the begin of a snapshot on that is being written; complete, they take over.
+        self._following: dict[int, Mirror] = {}
         #: Partitions whose mirror has all that is committed.
         self._complete: set[int] = set()
         self._warned = False
@@ -111,9 +113,11 @@ class MirroredClients:
 
     def _mirror(self, partition: int) -> Mirror:
         if partition not in self._mirrors:
-            path = self._directory / f"{self._topic}-{partition}"
-            self._mirrors[partition] = Mirror(path, self._refused)
+            self._mirrors[partition] = Mirror(self._path(partition), self._refused)
         return self._mirrors[partition]
+
+    def _path(self, partition: int) -> Path:
+        return self._directory / f"{self._topic}-{partition}"
 
     def _after(self, partition: int, last: Entry | None) -> Iterator[Record] | None:
         """What Kafka has after the record `last`; None unless it has that very record."""
@@ -134,12 +138,21 @@ class MirroredClients:
         for partition in self._complete & {partition for _, partition, _ in written}:
             records = [(record, offset) for record, at, offset in written if at == partition]
             entries = [_entry(offset, record) for record, offset in records]
-            anchors = [number for number, (record, _) in enumerate(records) if record.anchor]
-            if anchors:
-                newest = entries[anchors[-1] :]
-                self._mirror(partition).begin(newest[0].offset, newest)
-            else:
-                self._mirror(partition).append(entries)
+            begins = [number for number, (record, _) in enumerate(records) if record.begins]
+            self._mirror(partition).append(entries)
+            if begins:
+                newest = entries[begins[-1] :]
+                path = self._path(partition)
+                following = Mirror(path.with_name(f"{path.name}.next"), self._refused)
+                following.open(Head(self._log_id, partition, newest[0].offset))
+                following.begin(newest[0].offset, newest)
+                self._following[partition] = following
+            elif partition in self._following:
+                self._following[partition].append(entries)
+            if any(record.completes for record, _ in records):
+                self._mirror(partition).close()
+                self._mirrors[partition] = self._following.pop(partition)
+                self._mirrors[partition].move_to(self._path(partition))
 
     def _close(self) -> None:
         """The session is over; the next one reads anew what it gets."""
@@ -147,6 +160,9 @@ class MirroredClients:
         self._complete.clear()
         for mirror in self._mirrors.values():
             mirror.close()
+        for following in self._following.values():
+            following.discard()
+        self._following.clear()
 
     def _refused(self, error: OSError) -> None:
         if not self._warned:

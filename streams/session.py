@@ -38,7 +38,9 @@ class Session:
         self._positions: dict[int, int] = {}
         #: The offset up to which each state in memory has counted, which is always committed.
         self._counted: dict[int, int | None] = {}
+        #: Where the last complete snapshot of each state begins, and one that is being written.
         self._anchors: dict[int, int] = {}
+        self._begun: dict[int, int] = {}
         #: What was read since the last transaction, read by read, and the positions behind it.
         self._reads: list[Records] = []
         self._reached: dict[int, int] = {}
@@ -93,11 +95,11 @@ class Session:
         self._writer.begin()
         # 2. Every output and every state segment, acknowledged by the broker.
         places = self._writer.write(outgoing)
-        self._anchors |= {
-            partition: offset
-            for record, (partition, offset) in zip(outgoing, places, strict=True)
-            if record.anchor
-        }
+        for record, (partition, offset) in zip(outgoing, places, strict=True):
+            if record.begins:
+                self._begun[partition] = offset
+            if record.completes:
+                self._anchors[partition] = self._begun.pop(partition)
         # 3. The positions, under the group generation that owns the partitions.
         self._writer.send_offsets(
             {
@@ -216,4 +218,5 @@ class Session:
         for partition in partitions:
             self._counted.pop(partition, None)
             self._anchors.pop(partition, None)
+            self._begun.pop(partition, None)
             self._stage.forget(partition)

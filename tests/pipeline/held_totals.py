@@ -38,6 +38,7 @@ def hold(totals: Totals, wanted: Mapping[TotalKey, tuple[Tally, Collection[str]]
         for meter, customer, start_ms, group in [key]
     ]
     keep(totals, pa.RecordBatch.from_pylist(rows, schema=TOTAL_COLUMNS))
+    totals.connect()
 
 
 def held(totals: Totals) -> dict[TotalKey, tuple[Tally, tuple[str, ...]]]:

@@ -65,8 +65,11 @@ class Play:
 
     def drop_memory(self, from_anchor: bool = True) -> None:
         """Restore from the changelog, as after a crash."""
-        anchors = [index for index, each in enumerate(self.changelog) if each.anchor]
-        begin = anchors[-1] if anchors and from_anchor else 0
+        anchor = begun = 0
+        for index, each in enumerate(self.changelog):
+            begun = index if each.begins else begun
+            anchor = begun if each.completes else anchor
+        begin = anchor if from_anchor else 0
         frames = [frame_of(each) for each in self.changelog[begin:]]
         self.shard = TallyShard(0, restore(frames))
         assert self.shard.state.next_offset == self.counted

@@ -7,7 +7,7 @@ import xxhash
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.dedupe import Columns, IdTable
+from pipeline.dedupe import WALK_END, Columns, IdTable
 from schemas.decisions import Status
 from tests.pipeline.usage_log import core, pieces
 
@@ -188,3 +188,45 @@ def test_forgetting_gives_memory_back_and_keeps_the_rest() -> None:
 
 def test_an_empty_batch_is_decided_at_once() -> None:
     assert IdTable().claim(*columns([])).tolist() == []
+
+
+@core(100)
+@given(
+    st.integers(0, 3_000),
+    st.lists(st.tuples(st.integers(1, 700), st.integers(0, 400)), max_size=30),
+)
+@example(3_000, [(1, 300)] * 200)
+def test_a_walk_finds_all_that_was_there_however_the_table_grows_meanwhile(
+    before: int, pieces_of_walk: list[tuple[int, int]]
+) -> None:
+    table = IdTable()
+
+    def claim(numbers: range) -> None:
+        table.claim(*columns([(number, 7, 20_000, 19_000) for number in numbers]))
+
+    def pairs(found: Columns) -> set[tuple[int, int]]:
+        return set(zip(found[0].tolist(), found[1].tolist(), strict=True))
+
+    claim(range(before))
+    wanted = pairs(table.entries())
+    found: set[tuple[int, int]] = set()
+    at, count = 0, before
+    for wished, claimed in [*pieces_of_walk, (10**9, 0)]:
+        if at < WALK_END:
+            piece, at = table.walk(at, wished)
+            found |= pairs(piece)
+            claim(range(count, count + claimed))
+            count += claimed
+    assert at == WALK_END
+    assert wanted <= found <= pairs(table.entries())
+
+
+def test_a_piece_of_a_walk_is_about_as_large_as_was_wished() -> None:
+    table = IdTable()
+    table.claim(*columns([(number, 7, 20_000, 19_000) for number in range(20_000)]))
+    at, sizes = 0, []
+    while at < WALK_END:
+        piece, at = table.walk(at, 1_000)
+        sizes.append(len(piece[0]))
+    assert 20 <= len(sizes) <= 22
+    assert max(sizes) < 1_100

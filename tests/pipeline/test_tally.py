@@ -321,17 +321,64 @@ def test_snapshots_come_as_often_as_the_shard_doubles(
         played.step(len(played.log) - played.counted)
         if restored:
             played.drop_memory()
-    anchors = [each for each in played.changelog if each.anchor]
+    anchors = [each for each in played.changelog if each.begins]
     # Each costs no more than what was written since the one before.
     assert [len(restore([frame_of(each)]).ids) for each in anchors] == [10, 20, 40, 80]
-    assert [frame_of(each).header["reset"] for each in anchors] == [True] * 4
+    assert [frame_of(each).header["completes"] for each in anchors] == [True] * 4
+
+
+def test_a_large_shard_is_written_piece_by_piece_while_it_goes_on_counting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 300)
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    monkeypatch.setattr(tally_module, "_PIECE_IDS", 20)
+    played = Play()
+    cutter = intake(limited())
+    played.append(cutter.announce())
+    sizes = []
+    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(450)]):
+        played.append(cutter.step([record]))
+        before = len(played.changelog)
+        played.step(len(played.log) - played.counted)
+        sizes.append(sum(frame_of(e).parts[0].num_rows for e in played.changelog[before:]))
+        if any(each.completes for each in played.changelog[before:]):
+            break
+    begins = [index for index, each in enumerate(played.changelog) if each.begins]
+    assert len(begins) == 1
+    assert len(played.changelog) - begins[0] > 20
+    # An identity of the step, and a piece of the snapshot.
+    assert max(sizes) < 1 + 40
+    live = played.shard.state
+    assert 0 < live.since_snapshot < 300
+    played.drop_memory(from_anchor=True)
+    assert len(played.shard.state.ids) == len(live.ids) > 300
+    assert played.shard.state.since_snapshot == live.since_snapshot
+
+
+def test_a_snapshot_that_a_crash_cut_off_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 50)
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    monkeypatch.setattr(tally_module, "_PIECE_IDS", 10)
+    played = Play()
+    cutter = intake(limited())
+    played.append(cutter.announce())
+    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(70)]):
+        played.append(cutter.step([record]))
+        played.step(len(played.log) - played.counted)
+        if played.shard.state.walk is not None and len(played.shard.state.ids) == 52:
+            played.drop_memory()
+    assert sum(each.begins for each in played.changelog) == 2
+    assert sum(each.completes for each in played.changelog) == 1
+    played.drop_memory(from_anchor=True)
+    assert len(played.shard.state.ids) == 70
 
 
 def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 1_000)
     played, found = play([used("1")] * 20, limited(), [1] * 19)
     assert found.statuses == ["accepted", *["duplicate"] * 19]
-    assert sum(each.anchor for each in played.changelog) == 4
+    assert sum(each.completes for each in played.changelog) == 4
 
 
 def test_a_pack_cut_by_definitions_that_were_never_announced_stops_the_shard() -> None:

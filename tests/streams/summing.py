@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 
+from msgspec import structs
+
 from pipeline.record import Outgoing, Record
 from tests.streams.on_kafka import committed, create, publish, read
 
@@ -12,8 +14,9 @@ from tests.streams.on_kafka import committed, create, publish, read
 class Summing:
     """Writes for each batch which offsets it added and the sum so far.
 
-    Its state is a changelog of additions; after every `snapshot_every` of them comes the sum, as an
-    anchor. `before_step` is called with each batch.
+    Its state is a changelog of additions; after every `snapshot_every` of them comes the sum, as a
+    snapshot; one that is `spread` begins before the addition and is complete with the next one.
+    `before_step` is called with each batch.
     """
 
     def __init__(
@@ -22,6 +25,7 @@ class Summing:
         *,
         has_state: bool = True,
         snapshot_every: int = 10**9,
+        spread: bool = False,
         before_step: Callable[[Sequence[Record]], None] = lambda _: None,
     ) -> None:
         self.name = name
@@ -30,7 +34,10 @@ class Summing:
         self.state_topic = f"{name}.state" if has_state else None
         self._snapshot_every = snapshot_every
         self._before_step = before_step
+        self._spread = spread
         self._segments = 0
+        #: Partitions of which a snapshot is being written.
+        self._begun: set[int] = set()
         self._sums: dict[int, int] = {}
         #: What each restore read: partition and the changelog's offsets.
         self.restored: list[tuple[int, list[int]]] = []
@@ -48,6 +55,7 @@ class Summing:
             position = segment["next"]
             offsets.append(record.offset)
         self._sums[partition] = total
+        self._begun.discard(partition)
         self.restored.append((partition, offsets))
         return position
 
@@ -70,15 +78,21 @@ class Summing:
                 segment = {"next": log[-1].offset + 1, "add": add}
                 outgoing.append(_json(self.state_topic, partition, segment))
                 self._segments += 1
-                if self._segments % self._snapshot_every == 0:
+                is_due = self._segments % self._snapshot_every == 0
+                if partition in self._begun or (is_due and not self._spread):
                     snapshot = {"next": log[-1].offset + 1, "sum": total}
-                    outgoing.append(_json(self.state_topic, partition, snapshot, anchor=True))
+                    record = _json(self.state_topic, partition, snapshot)
+                    begins = partition not in self._begun
+                    outgoing.append(structs.replace(record, begins=begins, completes=True))
+                    self._begun.discard(partition)
+                elif is_due:
+                    outgoing[-1] = structs.replace(outgoing[-1], begins=True)
+                    self._begun.add(partition)
         return outgoing
 
 
-def _json(topic: str, partition: int, content: object, *, anchor: bool = False) -> Outgoing:
-    value = json.dumps(content).encode()
-    return Outgoing(topic, value, partition=partition, anchor=anchor)
+def _json(topic: str, partition: int, content: object) -> Outgoing:
+    return Outgoing(topic, json.dumps(content).encode(), partition=partition)
 
 
 class Numbers:

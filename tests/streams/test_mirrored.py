@@ -116,12 +116,17 @@ def test_a_restart_reads_from_kafka_the_last_record_alone(kafka: str, tmp_path: 
     assert again.read == {partition: offsets[-1:] for partition, offsets in before.items()}
 
 
-def test_a_snapshot_begins_the_file_anew(kafka: str, tmp_path: Path) -> None:
-    owner = Owner(kafka, "mirrored-anchored", tmp_path, snapshot_every=5)
+@pytest.mark.parametrize("spread", [False, True], ids=["at once", "spread over transactions"])
+def test_a_snapshot_begins_the_file_anew(kafka: str, tmp_path: Path, spread: bool) -> None:
+    name = f"mirrored-anchored-{spread}"
+    owner = Owner(kafka, name, tmp_path, snapshot_every=5, spread=spread)
     owner.live(batches=8)
     assert all(owner.anchor(partition) for partition in range(PARTITIONS))
-    # A sum and the additions after it.
-    assert all(len(owner.on_disk(partition)) <= 6 for partition in range(PARTITIONS))
+    # A sum and the additions after it, or around it.
+    assert all(len(owner.on_disk(partition)) <= 6 + spread for partition in range(PARTITIONS))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        owner.file(partition).name for partition in range(PARTITIONS)
+    }
     before = {partition: owner.on_kafka(partition) for partition in range(PARTITIONS)}
     again = owner.live()
     assert again.read == {partition: offsets[-1:] for partition, offsets in before.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -269,6 +270,32 @@ def test_a_restart_restores_from_the_anchor_that_was_committed_with_the_offsets(
     assert len(offsets) == 3
     # Without a new snapshot the old anchor holds on.
     assert committed(kafka, stage.name, stage.input_topic)[0] == (11, metadata)
+
+
+def test_a_snapshot_that_is_not_complete_yet_moves_no_anchor(kafka: str) -> None:
+    stage = Summing("spread", snapshot_every=4, spread=True)
+    numbers = Numbers(kafka, stage, partitions=1)
+    anchors = []
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        for _ in range(9):
+            numbers.send(1)
+            wait_until(numbers.done, "the number is confirmed")
+            anchors.append(committed(kafka, stage.name, stage.input_topic)[0][1])
+    # Begun with the fourth addition and the eighth, and complete with the ones after them.
+    assert anchors[:4] == [""] * 4
+    assert anchors[4:8] == [anchors[4]] * 4
+    begins = [
+        record.offset
+        for record in on_kafka.read(kafka, "spread.state")
+        if json.loads(record.value or b"")["next"] in (4, 8)
+    ]
+    assert [int(anchors[4]), int(anchors[8])] == begins
+    numbers.send(1)
+    run_until_done(kafka, again := Summing("spread"), numbers)
+    numbers.assert_exact()
+    (_, offsets), *_ = again.restored
+    assert offsets[0] == begins[1]
 
 
 def test_records_that_retention_took_before_they_were_read_stop_the_stage(kafka: str) -> None:
