@@ -201,9 +201,10 @@ class Session:
                 self._anchors[partition] = anchor
                 return position
             if clock.monotonic() > deadline:
+                ends = "is not complete" if position is None else f"ends at {position}"
                 raise Stop(
-                    f"The state of {topic} {partition} ends at {position}, but "
-                    f"its offsets are committed up to {committed.offset}.",
+                    f"The state of {topic} {partition} {ends}, but its offsets are committed up to "
+                    f"{committed.offset}.",
                     remedy=f"Restore {self._stage.state_topic} from a backup; it lost records.",
                 )
             clock.sleep(0.05)

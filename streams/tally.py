@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record
 from pipeline.route import Router
-from pipeline.shard import restore
+from pipeline.shard import Restore
 from pipeline.tally import TallyShard
 from schemas import topics
 
@@ -29,12 +29,17 @@ class TallyStage:
         return ()
 
     def restore(self, partition: int, changelog: Iterator[Record]) -> int | None:
-        """Rebuild a shard from its segments.
+        """Rebuild a shard from its segments; None while the end of a snapshot is not there yet.
 
         Raises:
             Stop: they are damaged, not complete, or of another shard.
         """
-        shard = restore(open_frame(record) for record in changelog)
+        restoring = Restore()
+        for record in changelog:
+            restoring.take(open_frame(record))
+        if not restoring.is_whole:
+            return None
+        shard = restoring.shard()
         shard.belong_to(partition, self._router.shards)
         self._shards[partition] = TallyShard(partition, shard, self._router)
         return shard.next_offset or None

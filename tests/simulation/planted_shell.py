@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from msgspec import structs
+
 from pipeline.dedupe import IdTable
 from pipeline.record import Outgoing, Record
 from pipeline.shard import Shard
@@ -140,6 +142,15 @@ def _stops_early(restore: Any) -> Any:
     return planted
 
 
+def _anchors_too_early(transact: Any) -> Any:
+    """Takes a snapshot for complete as soon as it begins."""
+
+    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        transact(self, [structs.replace(each, completes=each.begins) for each in outgoing])
+
+    return planted
+
+
 def _restores_too_soon(_: Any) -> Any:
     """Does not wait until the state is as new as the positions."""
 
@@ -168,6 +179,10 @@ SHELL = (
     Bug(
         "claim before write: identities in a transaction before the totals",
         replaced(Session, "transact", _in_two(lambda r: r.topic == topics.TALLY_STATE.name)),
+    ),
+    Bug(
+        "a restore that begins at a snapshot which is not complete",
+        replaced(Session, "transact", _anchors_too_early),
     ),
     Bug(
         "totals before the identities that they count",

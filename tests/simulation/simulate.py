@@ -37,7 +37,8 @@ def simulate(seed: int, *, keeps_trace: bool = False) -> Outcome:
     """Safety first: faults strike while events come. Then liveness: all heals and must drain."""
     world = World(seed, keeps_trace=keeps_trace)
     world.faults = Faults.drawn(world.rng)
-    with mock.patch("pipeline.tally._SNAPSHOT_IDS", 8), _silence():
+    snapshots = mock.patch.multiple("pipeline.tally", _SNAPSHOT_IDS=8, _PIECE_IDS=2)
+    with snapshots, _silence():
         deployment = Deployment(world, EVENTS)
         world.run(_FAULTY_SECONDS * world.rng.random())
         world.heal()
