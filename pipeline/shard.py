@@ -8,7 +8,6 @@ stops at a segment that does not go on where the one before it ended.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -27,6 +26,9 @@ from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, seal
 from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
+
+#: More than there can be.
+_ALL = 2**62
 
 #: Identities of one frame, so that a record stays well below the broker's limit.
 _IDS_MAX = 65_536
@@ -115,7 +117,7 @@ def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
     return _frames(shard, changed.documents, ids, totals, changed.from_offset)
 
 
-def snapshot(shard: Shard, count: int = sys.maxsize) -> Iterator[bytes]:
+def snapshot(shard: Shard, count: int = _ALL) -> Iterator[bytes]:
     """The next piece of a snapshot as frames, of about `count` identities and as many totals.
 
     By default all of it, or what is left.
