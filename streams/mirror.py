@@ -1,4 +1,4 @@
-"""A copy of one partition of a changelog, from an anchor on, in a file on local disk.
+"""A copy of one partition of a changelog, from where a restore begins, in a file on local disk.
 
 Kafka is the truth, and the copy only saves reading it again. So nothing is synced, and the file may
 be deleted, cut or damaged at any time. Each entry's checksum is seeded with that of the entry
@@ -32,7 +32,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Head(msgspec.Struct, frozen=True, array_like=True):
-    """Of what the file is a copy: `log` is the topic's id, `begin` the offset of the anchor."""
+    """Of what the file is a copy: `log` is the topic's id, `begin` its first offset."""
 
     log: str
     partition: int
@@ -104,7 +104,7 @@ class Mirror:
             raise OSError(f"{self._path} was damaged while it was read")
 
     def begin(self, offset: int, entries: Sequence[Entry]) -> None:
-        """Begin anew with the anchor at `offset`: what came before it is void.
+        """Begin anew with the record at `offset`: what came before it is not needed.
 
         In place: should this be cut short, what is there is good as far as it goes.
         """

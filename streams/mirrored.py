@@ -86,6 +86,7 @@ class MirroredClients:
             yield from self._clients.read_to_end(topic, partition, begin)
             return
         self._complete.discard(partition)
+        self._give_up_following(partition)
         mirror = self._mirror(partition)
         self._log_id = self._log_id or self._ask_for_log_id()
         mirror.open(Head(self._log_id, partition, begin))
@@ -138,21 +139,30 @@ class MirroredClients:
         for partition in self._complete & {partition for _, partition, _ in written}:
             records = [(record, offset) for record, at, offset in written if at == partition]
             entries = [_entry(offset, record) for record, offset in records]
-            begins = [number for number, (record, _) in enumerate(records) if record.begins]
             self._mirror(partition).append(entries)
+            begins = [number for number, (record, _) in enumerate(records) if record.begins]
             if begins:
-                newest = entries[begins[-1] :]
-                path = self._path(partition)
-                following = Mirror(path.with_name(f"{path.name}.next"), self._refused)
-                following.open(Head(self._log_id, partition, newest[0].offset))
-                following.begin(newest[0].offset, newest)
-                self._following[partition] = following
+                self._follow(partition, entries[begins[-1] :])
             elif partition in self._following:
                 self._following[partition].append(entries)
-            if any(record.completes for record, _ in records):
+            if any(record.completes for record, _ in records) and partition in self._following:
                 self._mirror(partition).close()
                 self._mirrors[partition] = self._following.pop(partition)
                 self._mirrors[partition].move_to(self._path(partition))
+
+    def _follow(self, partition: int, entries: Sequence[Entry]) -> None:
+        """Begin another copy, which becomes the mirror when its snapshot is complete."""
+        self._give_up_following(partition)
+        path = self._path(partition)
+        following = Mirror(path.with_name(f"{path.name}.next"), self._refused)
+        following.open(Head(self._log_id, partition, entries[0].offset))
+        following.begin(entries[0].offset, entries)
+        self._following[partition] = following
+
+    def _give_up_following(self, partition: int) -> None:
+        following = self._following.pop(partition, None)
+        if following is not None:
+            following.discard()
 
     def _close(self) -> None:
         """The session is over; the next one reads anew what it gets."""
@@ -160,9 +170,8 @@ class MirroredClients:
         self._complete.clear()
         for mirror in self._mirrors.values():
             mirror.close()
-        for following in self._following.values():
-            following.discard()
-        self._following.clear()
+        for partition in list(self._following):
+            self._give_up_following(partition)
 
     def _refused(self, error: OSError) -> None:
         if not self._warned:

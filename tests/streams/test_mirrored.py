@@ -132,12 +132,16 @@ def test_a_snapshot_begins_the_file_anew(kafka: str, tmp_path: Path, spread: boo
     assert again.read == {partition: offsets[-1:] for partition, offsets in before.items()}
 
 
-@pytest.mark.parametrize("snapshot_every", [5, 10**9], ids=["with snapshots", "without"])
+@pytest.mark.parametrize(
+    ("snapshot_every", "spread"),
+    [(5, False), (5, True), (10**9, False)],
+    ids=["with snapshots", "with spread snapshots", "without"],
+)
 def test_another_owner_s_work_is_fetched_when_the_shard_comes_back(
-    kafka: str, tmp_path: Path, snapshot_every: int
+    kafka: str, tmp_path: Path, snapshot_every: int, spread: bool
 ) -> None:
-    name = f"mirrored-visited-{snapshot_every}"
-    owner = Owner(kafka, name, tmp_path / "a", snapshot_every=snapshot_every)
+    name = f"mirrored-visited-{snapshot_every}-{spread}"
+    owner = Owner(kafka, name, tmp_path / "a", snapshot_every=snapshot_every, spread=spread)
     owner.live()
     before = {partition: owner.on_disk(partition) for partition in range(PARTITIONS)}
     owner.live(tmp_path / "b", batches=6)
