@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,15 +20,14 @@ import pyarrow as pa
 import structlog
 from pydantic import SecretStr
 
+import pipeline.tally
 import streams.stage
 from pipeline.dedupe import IdTable
 from pipeline.errors import Stop
 from pipeline.record import Sink
-from pipeline.shard import Shard
-from pipeline.shard import restore as restore_shard
+from pipeline.shard import Restore, Shard
 from schemas import topics
 from schemas.definitions import Definitions
-from schemas.frame import Frame
 from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.write import ClickHouseSink
 from sinks.stripe.client import LIVE_CALLS_PER_SECOND, stripe_client
@@ -192,6 +191,8 @@ def _loop(life: Life, clients: Clients, death: Death, stop: threading.Event) -> 
         stage = IntakeStage(life.definitions, life.shards)
     elif life.stage == "tally":
         stage = TallyStage(life.shards)
+        # So that kills hit snapshots, in all their pieces, though few events pass here.
+        vars(pipeline.tally).update(_SNAPSHOT_IDS=2_000, _PIECE_IDS=20)
         if life.state_directory:
             kafka, state = {"bootstrap.servers": life.address}, stage.state_topic
             directory = Path(life.state_directory)
@@ -224,12 +225,14 @@ def _commit_offsets_first(_: Life) -> None:
 
 
 def _forget_ids(_: Life) -> None:
-    def without_ids(frames: Iterable[Frame]) -> Shard:
-        shard = restore_shard(frames)
+    restored = Restore.shard
+
+    def without_ids(self: Restore) -> Shard:
+        shard = restored(self)
         shard.ids = IdTable()
         return shard
 
-    vars(streams.tally)["restore"] = without_ids
+    Restore.shard = without_ids  # type: ignore[method-assign]
 
 
 def _alert_outside_the_transaction(life: Life) -> None:
