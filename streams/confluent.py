@@ -31,6 +31,7 @@ _ANSWER_SECONDS = 30.0
 #: A consumer that closes while the group is giving it partitions may wait for ever. What stays
 #: behind is shut out by the next one, which has its name.
 _CLOSE_SECONDS = 10.0
+_LAST_LOOK_SECONDS = 0.1
 
 
 class RealClock:
@@ -184,6 +185,9 @@ class ConfluentConsumer:
         """Leave off."""
         self._closing = True
         with contextlib.suppress(KafkaException, RuntimeError):
+            # What the group is giving it is refused here, while the client still answers. Inside
+            # `close` that may wait for ever, and with the interpreter's lock in its hands.
+            self._consumer.consume(1, _LAST_LOOK_SECONDS)
             _within(_CLOSE_SECONDS, self._consumer.close)
         # They hold whoever subscribed, and with it a producer, whose threads shall end now.
         self._on_assign = self._on_revoke = _ignored
