@@ -336,7 +336,7 @@ def test_state_that_ends_before_its_offsets_stops_the_stage(
     numbers.send(5)
     run_until_done(kafka, stage, numbers)
     numbers.send(5)
-    with pytest.raises(Stop, match=r"ends at None, but its offsets are committed up to 5"):
+    with pytest.raises(Stop, match=r"is not complete, but its offsets are committed up to 5"):
         run_to_its_end(kafka, Summing("stateless"))
 
 
