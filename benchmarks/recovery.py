@@ -33,8 +33,7 @@ from benchmarks.under_load import Feed, Processes, Watch, memory_bytes, settings
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing
 from pipeline.route import Router
-from pipeline.shard import Shard, snapshot
-from pipeline.shard import restore as restore_shard
+from pipeline.shard import Restore, Shard, snapshot
 from pipeline.total_columns import keep
 from schemas import topics
 from schemas.quantity import NANOS
@@ -154,7 +153,7 @@ def restore(address: str, directory: str) -> Restored:
     tune_process()
     wall, cpu = time.perf_counter(), time.process_time()
     shards = [
-        restore_shard(map(open_frame, clients.read_to_end(_STATE, number, 0)))
+        Restore(map(open_frame, clients.read_to_end(_STATE, number, 0))).shard()
         for number in range(topics.SHARDS)
     ]
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu

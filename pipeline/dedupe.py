@@ -101,10 +101,6 @@ class IdTable:
         never = np.full(len(columns[1]), np.iinfo(np.uint16).max, dtype=np.uint16)
         self.claim(columns, never)
 
-    def entries(self) -> Columns:
-        """All identities, shape (len(self),) each."""
-        return _columns(np.concatenate([slots[slots["expires"] != _FREE] for slots in self._parts]))
-
     def walk(self, begin: int, identities: int) -> tuple[Columns, int]:
         """About so many identities, from place `begin` of a walk on, and the place to go on from.
 

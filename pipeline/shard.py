@@ -188,13 +188,19 @@ def _id_parts(ids: tuple[NDArray[Any], ...]) -> Iterator[pa.RecordBatch]:
 
 
 class Restore:
-    """Becomes the shard that frames of its changelog describe, which are taken in order."""
+    """Becomes the shard that frames of its changelog describe, which are taken in order.
 
-    def __init__(self) -> None:
+    Raises:
+        Stop: as `take` does.
+    """
+
+    def __init__(self, frames: Iterable[Frame] = ()) -> None:
         self._shard = Shard()
         #: The part that must come next; 0 where a change is complete.
         self._part = 0
         self._is_whole: bool | None = None
+        for frame in frames:
+            self.take(frame)
 
     @property
     def is_whole(self) -> bool:
@@ -247,18 +253,6 @@ class Restore:
         except ValueError as error:
             raise Stop(f"{name} lacks a segment: {error}.", remedy=_RESTORE) from None
         return self._shard
-
-
-def restore(frames: Iterable[Frame]) -> Shard:
-    """The shard that `frames` of its changelog describe.
-
-    Raises:
-        Stop: one is missing, is of another shard, or has definitions from the future.
-    """
-    restoring = Restore()
-    for frame in frames:
-        restoring.take(frame)
-    return restoring.shard()
 
 
 def read_document(document: object, where: str) -> Definitions:

@@ -42,11 +42,6 @@ class TextNumbering:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, number: int) -> str:
-        if not 0 <= number < self._count:
-            raise IndexError(number)
-        return self._text[self._bounds[number] : self._bounds[number + 1]].tobytes().decode()
-
     def known(self, texts: pa.Array) -> NDArray[np.int64]:
         """The numbers of an array of n strings, -1 for one that has none."""
         return self._look_up(*_parts(texts), adds=False)

@@ -34,9 +34,7 @@ class TallyStage:
         Raises:
             Stop: they are damaged, not complete, or of another shard.
         """
-        restoring = Restore()
-        for record in changelog:
-            restoring.take(open_frame(record))
+        restoring = Restore(map(open_frame, changelog))
         if not restoring.is_whole:
             return None
         shard = restoring.shard()

@@ -16,7 +16,7 @@ from pipeline import total_columns
 from pipeline.errors import Stop
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing
-from pipeline.shard import restore, snapshot
+from pipeline.shard import Restore, snapshot
 from schemas import topics
 from schemas.frame import Kind, seal
 from streams import session
@@ -114,7 +114,7 @@ def test_tally_stops_at_a_snapshot_that_lacks_a_part(
 ) -> None:
     written = counted()
     state = [each for each in written[topics.TALLY_STATE.name] if each.partition == BAD]
-    shard = restore(open_frame(record_of(each)) for each in state)
+    shard = Restore(open_frame(record_of(each)) for each in state).shard()
     monkeypatch.setattr(shard_module, "_IDS_MAX", 10)
     monkeypatch.setattr(total_columns, "_ROWS_MAX", 10)
     frames = list(snapshot(shard))

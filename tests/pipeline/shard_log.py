@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.intake import Intake
 from pipeline.pack import Pack
 from pipeline.record import Outgoing, Record
-from pipeline.shard import restore
+from pipeline.shard import Restore
 from pipeline.tally import TallyShard
 from schemas import topics
 from schemas.alert import Alert
@@ -43,7 +43,7 @@ def meter(slug: str, aggregation: str, period: str = "month", **fields: Any) -> 
 class Play:
     """A log of one shard, counted step by step; the memory may be dropped at any time."""
 
-    shard: TallyShard = field(default_factory=lambda: TallyShard(0, restore([])))
+    shard: TallyShard = field(default_factory=lambda: TallyShard(0, Restore().shard()))
     log: list[tuple[int, Frame]] = field(default_factory=list)
     changelog: list[Outgoing] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Play:
             anchor = begun if each.completes else anchor
         begin = anchor if from_anchor else 0
         frames = [frame_of(each) for each in self.changelog[begin:]]
-        self.shard = TallyShard(0, restore(frames))
+        self.shard = TallyShard(0, Restore(frames).shard())
         assert self.shard.state.next_offset == self.counted
 
     def frames(self, topic: str) -> list[Frame]:

@@ -15,7 +15,7 @@ from pipeline import total_columns
 from pipeline.aggregate import Tally
 from pipeline.dedupe import Columns
 from pipeline.errors import Stop
-from pipeline.shard import Changed, Shard, restore, segment, snapshot
+from pipeline.shard import Changed, Restore, Shard, segment, snapshot
 from pipeline.totals import TotalKey
 from schemas.frame import Kind, unseal
 from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
@@ -68,7 +68,7 @@ def remembered(shard: Shard) -> tuple[object, ...]:
         shard.since_snapshot,
         shard.documents,
         shard.current,
-        sorted(zip(*(column.tolist() for column in shard.ids.entries()), strict=True)),
+        sorted(zip(*(column.tolist() for column in shard.ids.walk(0, 2**62)[0]), strict=True)),
         held(shard.totals),
     )
 
@@ -96,11 +96,11 @@ def test_a_shard_comes_back_from_segments_and_from_a_snapshot(
         small.setattr(total_columns, "_ROWS_MAX", limits[0])
         small.setattr(total_columns, "_TEXT_MAX", limits[1])
         by_segment = [unseal(frame) for frame in segment(shard, changed)]
-        assert remembered(restore(by_segment)) == remembered(shard)
+        assert remembered(Restore(by_segment).shard()) == remembered(shard)
         by_snapshot = [unseal(frame) for frame in snapshot(shard)]
     assert shard.since_snapshot == 0
-    assert remembered(restore(by_snapshot)) == remembered(shard)
-    assert remembered(restore([*by_segment, *by_snapshot])) == remembered(shard)
+    assert remembered(Restore(by_snapshot).shard()) == remembered(shard)
+    assert remembered(Restore([*by_segment, *by_snapshot]).shard()) == remembered(shard)
     for frame in chain(by_segment, by_snapshot):
         assert frame.kind is Kind.SEGMENT
         assert [part.schema for part in frame.parts] == [ID_COLUMNS, TOTAL_COLUMNS]
@@ -112,17 +112,19 @@ def test_a_restored_table_is_as_large_as_it_was() -> None:
     shard = Shard()
     for begin in range(1, 50_001, 500):
         shard.ids.insert(ids(list(range(begin, begin + 500))))
-    restored = restore(map(unseal, snapshot(shard))).ids
+    restored = Restore(map(unseal, snapshot(shard))).shard().ids
     assert abs(restored.slots / shard.ids.slots - 1) < 0.05
 
 
 def test_a_step_that_changed_nothing_still_says_how_far_it_went() -> None:
     (frame,) = segment(Shard(next_offset=12, watermark_ms=3), Changed())
-    assert remembered(restore([unseal(frame)])) == remembered(Shard(next_offset=12, watermark_ms=3))
+    assert remembered(Restore([unseal(frame)]).shard()) == remembered(
+        Shard(next_offset=12, watermark_ms=3)
+    )
 
 
 def test_a_changelog_without_records_is_an_empty_shard() -> None:
-    assert remembered(restore([])) == remembered(Shard())
+    assert remembered(Restore().shard()) == remembered(Shard())
 
 
 def test_totals_with_long_names_are_spread_over_records_that_the_broker_takes() -> None:
@@ -132,7 +134,7 @@ def test_totals_with_long_names_are_spread_over_records_that_the_broker_takes() 
     hold(shard.totals, dict.fromkeys([*usage, *groups], (Tally(1, 1, 0, 0), set())))
     frames = list(segment(shard, Changed(totals=[np.arange(40)])))
     assert max(map(len, frames)) < 8 * 1024 * 1024
-    assert held(restore(map(unseal, frames)).totals) == held(shard.totals)
+    assert held(Restore(map(unseal, frames)).shard().totals) == held(shard.totals)
 
 
 @core(60)
@@ -149,7 +151,10 @@ def test_totals_come_back_in_the_order_in_which_they_came_into_being(
         rows = [np.arange(part.start, part.stop), np.array(again, dtype=np.int64)]
         shard.next_offset += 1
         frames += segment(shard, Changed(shard.next_offset - 1, part.start, totals=rows))
-    for restored in (restore(map(unseal, frames)), restore(map(unseal, snapshot(shard)))):
+    for restored in (
+        Restore(map(unseal, frames)).shard(),
+        Restore(map(unseal, snapshot(shard))).shard(),
+    ):
         assert list(held(restored.totals)) == list(held(shard.totals)) == list(wanted)
         assert list(snapshot(restored)) == list(snapshot(shard))
 
@@ -167,5 +172,5 @@ def test_totals_that_go_on_from_what_is_not_there_stop(
     hold(shard.totals, dict.fromkeys(usages, (Tally(1, 1, 0, 0), set())))
     frames = segment(shard, Changed(from_total=from_total, totals=[np.array(rows)]))
     with pytest.raises(Stop, match=said) as stop:
-        restore(map(unseal, frames))
+        Restore(map(unseal, frames)).shard()
     assert "Restore usage.tally.state" in stop.value.remedy

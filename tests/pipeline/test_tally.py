@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from pipeline import tally as tally_module
 from pipeline.errors import Stop
 from pipeline.record import Outgoing
-from pipeline.shard import restore
+from pipeline.shard import Restore
 from pipeline.tally import DEDUPE_DAYS, TallyShard
 from schemas import topics
 from schemas.frame import Kind, seal
@@ -288,7 +288,7 @@ def test_a_replay_writes_the_same_bytes() -> None:
 
 
 def test_every_output_lies_in_the_shard_of_its_input_but_alerts_go_by_customer() -> None:
-    shard = TallyShard(5, restore([]))
+    shard = TallyShard(5, Restore().shard())
     cutter = intake(limited("50%"))
     log = [*cutter.announce(), *cutter.step(arriving([used("1", 60)]))]
     outgoing = shard.step([(offset, frame_of(each)) for offset, each in enumerate(log)])
@@ -307,23 +307,29 @@ def test_nothing_counted_is_nothing_written_but_decisions_and_state() -> None:
     assert len(played.frames(topics.DECISIONS.name)) == 2
 
 
+def one_by_one(count: int) -> Iterator[Play]:
+    """A play, again and again: each time one more event has been counted, in a step of its own."""
+    played = Play()
+    cutter = intake(limited())
+    played.append(cutter.announce())
+    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(count)]):
+        played.append(cutter.step([record]))
+        played.step(len(played.log) - played.counted)
+        yield played
+
+
 @pytest.mark.parametrize("restored", [False, True])
 def test_snapshots_come_as_often_as_the_shard_doubles(
     restored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 10)
     monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
-    played = Play()
-    cutter = intake(limited())
-    played.append(cutter.announce())
-    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(100)]):
-        played.append(cutter.step([record]))
-        played.step(len(played.log) - played.counted)
+    for played in one_by_one(100):
         if restored:
             played.drop_memory()
     anchors = [each for each in played.changelog if each.begins]
     # Each costs no more than what was written since the one before.
-    assert [len(restore([frame_of(each)]).ids) for each in anchors] == [10, 20, 40, 80]
+    assert [len(Restore([frame_of(each)]).shard().ids) for each in anchors] == [10, 20, 40, 80]
     assert [frame_of(each).header["completes"] for each in anchors] == [True] * 4
 
 
@@ -333,16 +339,13 @@ def test_a_large_shard_is_written_piece_by_piece_while_it_goes_on_counting(
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 300)
     monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
     monkeypatch.setattr(tally_module, "_PIECE_IDS", 20)
-    played = Play()
-    cutter = intake(limited())
-    played.append(cutter.announce())
     sizes = []
-    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(450)]):
-        played.append(cutter.step([record]))
-        before = len(played.changelog)
-        played.step(len(played.log) - played.counted)
-        sizes.append(sum(frame_of(e).parts[0].num_rows for e in played.changelog[before:]))
-        if any(each.completes for each in played.changelog[before:]):
+    before = 0
+    for played in one_by_one(450):
+        written = played.changelog[before:]
+        before += len(written)
+        sizes.append(sum(frame_of(each).parts[0].num_rows for each in written))
+        if any(each.completes for each in written):
             break
     begins = [index for index, each in enumerate(played.changelog) if each.begins]
     assert len(begins) == 1
@@ -360,12 +363,7 @@ def test_a_snapshot_that_a_crash_cut_off_is_begun_anew(monkeypatch: pytest.Monke
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 50)
     monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
     monkeypatch.setattr(tally_module, "_PIECE_IDS", 10)
-    played = Play()
-    cutter = intake(limited())
-    played.append(cutter.announce())
-    for record in arriving([used(f"{n}", event_type="unmetered") for n in range(70)]):
-        played.append(cutter.step([record]))
-        played.step(len(played.log) - played.counted)
+    for played in one_by_one(70):
         if played.shard.state.walk is not None and len(played.shard.state.ids) == 52:
             played.drop_memory()
     assert sum(each.begins for each in played.changelog) == 2
@@ -384,9 +382,9 @@ def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyP
 def test_a_pack_cut_by_definitions_that_were_never_announced_stops_the_shard() -> None:
     (pack,) = intake(limited()).step(arriving([used("1")]))
     with pytest.raises(Stop, match="never announced"):
-        TallyShard(3, restore([])).step([(0, frame_of(pack))])
+        TallyShard(3, Restore().shard()).step([(0, frame_of(pack))])
 
 
 def test_a_frame_that_does_not_belong_in_the_log_stops_the_shard() -> None:
     with pytest.raises(Stop, match="TOTALS"):
-        TallyShard(3, restore([])).step([(0, frame_of(Outgoing("", seal(Kind.TOTALS, {}))))])
+        TallyShard(3, Restore().shard()).step([(0, frame_of(Outgoing("", seal(Kind.TOTALS, {}))))])
