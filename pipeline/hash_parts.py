@@ -24,6 +24,9 @@ _MIX2 = np.uint64(0xC4CEB9FE1A85EC53)
 _FIVE = np.uint64(5)
 _27, _31, _33, _37 = np.uint64(27), np.uint64(31), np.uint64(33), np.uint64(37)
 
+#: Odd, with well mixed bits: 2^64 divided by the golden ratio, as in Fibonacci hashing.
+MIX = np.uint64(0x9E3779B97F4A7C15)
+
 #: Both halves of n hashes, shape (n,) each.
 Hashes: TypeAlias = tuple[NDArray[np.uint64], NDArray[np.uint64]]
 

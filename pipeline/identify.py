@@ -11,11 +11,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.hash_parts import Hashes, hash_parts
+from pipeline.hash_parts import MIX, Hashes, hash_parts
 from pipeline.words import WORD_BYTES, words_of
-
-#: Odd, with well mixed bits: 2^64 divided by the golden ratio, as in Fibonacci hashing.
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def hashes(*columns: Sequence[bytes]) -> Hashes:
@@ -31,6 +28,6 @@ def fingerprints(hashes: NDArray[np.uint64], times_ns: NDArray[np.int64]) -> NDA
 
     Shape (n,). Another payload under a known identity is taken for a resend with probability 2^-32.
     """
-    mixed = hashes ^ (times_ns.view(np.uint64) * _MIX)
-    mixed *= _MIX
+    mixed = hashes ^ (times_ns.view(np.uint64) * MIX)
+    mixed *= MIX
     return (mixed >> np.uint64(32)).astype(np.uint32)

@@ -6,12 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import compiled
+from pipeline.hash_parts import MIX
 
 _SLOTS_AT_FIRST = 16
 _FREE = -1
 
-#: Odd, with well mixed bits: 2^64 divided by the golden ratio, as in Fibonacci hashing.
-_MIX = np.uint64(0x9E3779B97F4A7C15)
 _HALF = np.uint64(32)
 
 
@@ -53,7 +52,7 @@ def _find(
     found = np.empty(len(keys), dtype=np.int64)
     mask = len(slots) - 1
     for number in range(len(keys)):
-        at = np.int64((np.uint64(keys[number]) * _MIX) >> _HALF) & mask
+        at = np.int64((np.uint64(keys[number]) * MIX) >> _HALF) & mask
         while slots[at] != keys[number] and slots[at] != _FREE:
             at = (at + 1) & mask
         found[number] = held[at] if slots[at] != _FREE else _FREE
@@ -69,7 +68,7 @@ def _add(
 ) -> None:
     mask = len(slots) - 1
     for number in range(len(keys)):
-        at = np.int64((np.uint64(keys[number]) * _MIX) >> _HALF) & mask
+        at = np.int64((np.uint64(keys[number]) * MIX) >> _HALF) & mask
         while slots[at] != _FREE:
             at = (at + 1) & mask
         slots[at] = keys[number]
