@@ -156,7 +156,7 @@ class MirroredClients:
         path = self._path(partition)
         following = Mirror(path.with_name(f"{path.name}.next"), self._refused)
         following.open(Head(self._log_id, partition, entries[0].offset))
-        following.begin(entries[0].offset, entries)
+        following.append(entries)
         self._following[partition] = following
 
     def _give_up_following(self, partition: int) -> None:
