@@ -2,219 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import get_args
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.intake import Intake
 from pipeline.pack import Pack
-from pipeline.record import Outgoing, Record
-from schemas import rejection, topics
+from pipeline.record import Record
+from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Kind
+from tests.pipeline.taking_in import accepted, originals, same_event, settle
 from tests.pipeline.usage_log import (
     NOVEMBER_20_MS,
     TOKENS,
     binary,
-    core,
     event,
     frame_of,
-    positions,
     record,
     records,
     take_in,
     why,
 )
-
-DATA = Path(__file__).parents[2] / "../shared/data"
-JSON_CASES = sorted((DATA / "json_test_suite/test_parsing").glob("*.json"))
-needs_data = pytest.mark.skipif(not JSON_CASES, reason=f"no data at {DATA}")
-
-REASONS = set(get_args(rejection.Reason))
-OURS = [name for name, value in vars(rejection).items() if name.startswith("HEADER_")]
-
-#: Reads several paths, one of them through a list, and groups by anything.
-HUNGRY = Definitions.model_validate(
-    {
-        "meters": [
-            {
-                "slug": "tokens",
-                "event_type": "llm",
-                "aggregation": "sum",
-                "value": "$.n",
-                "group_by": {"model": "$.model", "all": "$", "first": "$.list[0]"},
-            },
-            {"slug": "calls", "event_type": "call", "aggregation": "count"},
-            {"slug": "whole", "event_type": "whole", "aggregation": "max", "value": "$"},
-        ],
-        "plans": [{"slug": "free"}],
-        "default_plan": "free",
-    }
-)
-
-
-def offset_of(letter: Outgoing) -> int:
-    return int(dict(letter.headers)[rejection.HEADER_OFFSET])
-
-
-def settle(
-    arriving: Sequence[Record], definitions: Definitions = HUNGRY
-) -> tuple[list[tuple[int, Pack]], dict[int, Outgoing]]:
-    """Take in, and check that each record is in one pack or is one whole rejection."""
-    packs, letters = take_in(arriving, definitions)
-    rejected = {offset_of(letter): letter for letter in letters}
-    ended = Counter([*positions(packs), *map(offset_of, letters)])
-    assert ended == Counter(range(len(arriving)))
-    for offset, letter in rejected.items():
-        original = arriving[offset]
-        added = dict(letter.headers[len(original.headers) :])
-        assert (letter.key, letter.value) == (original.key, original.value)
-        assert letter.headers[: len(original.headers)] == original.headers
-        assert len(added) == len(letter.headers) - len(original.headers) == len(OURS)
-        assert added[rejection.HEADER_REASON].decode() in REASONS
-        assert added[rejection.HEADER_MESSAGE]
-        assert added[rejection.HEADER_REMEDY]
-        assert len(added[rejection.HEADER_MESSAGE]) < 1_000
-    return packs, rejected
-
-
-def accepted(values: Iterable[bytes | None]) -> list[bool]:
-    """Which values, as records without headers, are packed."""
-    arriving = records(values)
-    _, rejected = settle(arriving)
-    return [offset not in rejected for offset in range(len(arriving))]
-
-
-def originals(packs: list[tuple[int, Pack]]) -> dict[int, bytes]:
-    """The packed events in structured mode, by their source offset."""
-    return {
-        offset: original
-        for _, pack in packs
-        for offset, original in zip(
-            pack.numbers("source_offset").tolist(), pack.originals.to_pylist(), strict=True
-        )
-    }
-
-
-# Hostile input, as a whole and in every place
-
-
-@needs_data
-def test_no_json_case_is_an_event_as_a_whole() -> None:
-    assert len(JSON_CASES) == 318
-    assert not any(accepted(case.read_bytes() for case in JSON_CASES))
-
-
-@needs_data
-@pytest.mark.parametrize("event_type", ["unmetered", "call"])
-@pytest.mark.parametrize("mode", ["structured", "binary"])
-def test_every_json_case_as_data_is_judged_as_its_name_says(mode: str, event_type: str) -> None:
-    arriving = []
-    for offset, case in enumerate(JSON_CASES):
-        text = case.read_bytes()
-        one = binary(text, id=case.stem, type=event_type)
-        if mode == "structured":
-            whole = event(case.stem, type=event_type, data="HERE").replace(b'"HERE"', text)
-            one = record(whole)
-        arriving.append(record(one.value, offset, one.headers))
-    packs, rejected = settle(arriving)
-    for offset, case in enumerate(JSON_CASES):
-        if not case.read_bytes().strip():
-            # An empty file is an event without data in binary mode, and no JSON in structured mode.
-            assert (offset in rejected) is (mode == "structured" or b" " in case.read_bytes())
-        elif case.name.startswith("y_"):
-            assert offset not in rejected, case.name
-        elif case.name.startswith("n_"):
-            assert offset in rejected, case.name
-    for offset, original in originals(packs).items():
-        # What was sent is kept as it was sent.
-        assert JSON_CASES[offset].read_bytes().strip() in original
-
-
-@needs_data
-@pytest.mark.parametrize("event_type", ["llm", "whole"])
-def test_every_json_case_as_data_that_meters_read_ends_in_one_way(event_type: str) -> None:
-    values = [
-        event(case.stem, type=event_type, data="HERE").replace(b'"HERE"', case.read_bytes())
-        for case in JSON_CASES
-    ]
-    verdicts = accepted(values)
-    assert not any(
-        verdict and case.name.startswith("n_")
-        for verdict, case in zip(verdicts, JSON_CASES, strict=True)
-    )
-
-
-@needs_data
-def test_every_json_case_as_a_member_ends_in_one_way() -> None:
-    for place in ("subject", "id", "time", "specversion", "datacontenttype", "data_base64", "x"):
-        settle(
-            records(
-                event(**{"id": case.stem, place: "HERE"}).replace(b'"HERE"', case.read_bytes())
-                for case in JSON_CASES
-            )
-        )
-    values = [case.read_bytes() for case in JSON_CASES]
-    data = b'{"n": %s, "model": %s, "list": [%s]}'
-    settle(
-        records(
-            event(data="HERE").replace(b'"HERE"', data % parts)
-            for value in values
-            for parts in ((value, b"1", b"1"), (b"1", value, b"1"), (b"1", b"1", value))
-        )
-    )
-
-
-@needs_data
-def test_every_naughty_string_is_a_name_and_a_dimension_like_any_other() -> None:
-    strings = json.loads((DATA / "blns.json").read_text(encoding="utf-8"))
-    arriving: list[bytes] = []
-    expected = []
-    for text in strings:
-        for place in ("subject", "id", "source", "type", "model"):
-            attributes = {place: text} if place != "model" else {"data": {"n": 1, "model": text}}
-            arriving.append(event(f"{len(arriving)}", **attributes))
-            expected.append(bool(text) or place == "model")
-            ascii_only = json.loads(arriving[-1])
-            # Not escaped, as most services write it.
-            arriving[-1] = json.dumps(ascii_only, ensure_ascii=False).encode()
-    packs, rejected = settle(records(arriving))
-    assert [offset not in rejected for offset in range(len(arriving))] == expected
-    for _, pack in packs:
-        customers, names = pack.codes("customer")
-        models, texts = pack.codes("dimension:$.model")
-        for row, original in enumerate(pack.originals.to_pylist()):
-            said = json.loads(original)
-            assert names[customers[row]] == said["subject"]
-            if said["type"] == "llm":
-                assert texts[models[row]] == said["data"]["model"]
-
-
-@needs_data
-def test_every_naughty_string_in_binary_mode_says_the_same_as_in_structured_mode() -> None:
-    for text in json.loads((DATA / "blns.json").read_text(encoding="utf-8")):
-        if text:
-            attributes = dict.fromkeys(("id", "source", "subject"), text)
-            structured = record(event(**attributes), 0)
-            headers = binary(b'{"n": 1, "model": "m"}', **attributes)
-            packs, rejected = settle([structured, record(headers.value, 1, headers.headers)])
-            assert not rejected
-            assert same_event(packs)
-
-
-def same_event(packs: list[tuple[int, Pack]]) -> bool:
-    """Whether two events have one identity and one fingerprint."""
-    ((_, pack),) = packs
-    return all(
-        len(set(pack.numbers(column).tolist())) == 1
-        for column in ("id_high", "id_low", "fingerprint")
-    )
 
 
 @pytest.mark.parametrize("data", [b'{"n": 1}', b'{"n":1.0}', b'{ "n" : "1" }', b'{"n": 1e0}'])
@@ -235,30 +42,6 @@ def test_the_same_instant_written_otherwise_is_no_other_event() -> None:
     assert same_event(packs)
     packs, _ = settle(records([event(), event(time="2026-11-20T09:30:00.000000001Z")]))
     assert not same_event(packs)
-
-
-literals = st.from_regex(
-    r"[-+0-9.eE]{1,8}|NaN|-?Infinity|\[*\]*|\"[0-9a\\u]{0,6}\"", fullmatch=True
-)
-
-
-@core(150)
-@given(
-    st.lists(
-        st.one_of(
-            st.binary(max_size=30),
-            st.none(),
-            st.builds(
-                lambda literal: event(data={"n": "HERE"}).replace(b'"HERE"', literal.encode()),
-                literals,
-            ),
-            st.builds(lambda time: event(time=time), st.text(max_size=25)),
-        ),
-        max_size=12,
-    )
-)
-def test_any_bytes_end_in_one_way(values: list[bytes | None]) -> None:
-    accepted(values)
 
 
 # What the issue names one by one
