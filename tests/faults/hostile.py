@@ -98,7 +98,7 @@ def counted(shards: int = SHARDS) -> dict[str, list[Outgoing]]:
 
 
 def publish(address: str, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
-    return write(Producer({"bootstrap.servers": address}), outgoing)
+    return write(Producer({"bootstrap.servers": address, "enable.idempotence": True}), outgoing)
 
 
 def everything(address: str) -> dict[str, list[Record]]:

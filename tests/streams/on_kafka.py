@@ -45,7 +45,8 @@ def _led(admin: AdminClient, topics: Iterable[str]) -> bool:
 
 def publish(address: str, topic: str, values: Iterable[tuple[int, bytes]]) -> None:
     """Write (partition, value) records and wait for the broker."""
-    producer = Producer({"bootstrap.servers": address})
+    # Idempotent, because retries right after a topic came into being must not change the order.
+    producer = Producer({"bootstrap.servers": address, "enable.idempotence": True})
     for partition, value in values:
         producer.produce(topic, value, partition=partition)
     assert producer.flush(WAIT_SECONDS_MAX) == 0

@@ -37,7 +37,9 @@ def address() -> Iterator[str]:
 
 def _fill(address: str) -> None:
     """One event every six hours for 60 days, in turn to partitions 0 and 1, each packed alone."""
-    producer = Producer({"bootstrap.servers": address, "linger.ms": 5})
+    # Retries right after the topics came into being must not change the order.
+    order = {"enable.idempotence": True}
+    producer = Producer({"bootstrap.servers": address, "linger.ms": 5} | order)
     intake = Intake(Definitions(), SHARDS)
     for number in range(240):
         partition, offset = number % 2, number // 2

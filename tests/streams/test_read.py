@@ -62,7 +62,7 @@ def test_what_was_aborted_or_is_undecided_is_not_there(kafka: str) -> None:
 
 def test_a_record_comes_as_it_was_written(kafka: str) -> None:
     create(kafka, 1, "read.whole")
-    producer = Producer({"bootstrap.servers": kafka})
+    producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True})
     headers: list[tuple[str, str | bytes | None]] = [("a", b"\xff"), ("a", b""), ("b", b"2")]
     producer.produce(
         "read.whole", b"\x00\xff", key=b"\xfe", headers=headers, timestamp=1_234, partition=0
