@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from pipeline.record import Outgoing, Record
 from streams.clients import Committed, Place, Rebalanced
+from streams.failures import untangled
 from streams.read import Messages, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
@@ -123,7 +124,8 @@ class ConfluentConsumer:
 
     def read(self, count: int, wait_seconds: float) -> Messages:
         """At most `count` records."""
-        messages = self._consumer.consume(count, wait_seconds)
+        with untangled():
+            messages = self._consumer.consume(count, wait_seconds)
         if self._raised is not None:
             raised, self._raised = self._raised, None
             try:

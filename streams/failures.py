@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
@@ -67,6 +70,25 @@ def stop_if_hopeless(exception: KafkaException, who: str) -> None:
     if code in _REMEDIES:
         what, remedy = _REMEDIES[code]
         raise Stop(f"{who}: {what} ({error.str()})", remedy=remedy) from exception
+
+
+@contextmanager
+def untangled() -> Iterator[None]:
+    """A call of the client library in which it calls back raises what the library means to raise.
+
+    A fatal error is raised at once, and what else is due is still called back; Python then takes
+    the one that was called for the culprit, and the error for its cause.
+    https://github.com/confluentinc/confluent-kafka-python/issues/865
+
+    Raises:
+        KafkaException: the error.
+    """
+    try:
+        yield
+    except SystemError as culprit:
+        if isinstance(culprit.__cause__, KafkaException):
+            raise culprit.__cause__ from None
+        raise
 
 
 class Patience:

@@ -8,6 +8,7 @@ from functools import partial
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from pipeline.record import Outgoing
+from streams.failures import untangled
 
 #: What producers of both loops have in common.
 WRITER: dict[str, str | int] = {
@@ -42,21 +43,22 @@ def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, i
         else:
             places[number] = (message.partition() or 0, message.offset() or 0)
 
-    for number, record in enumerate(outgoing):
-        while True:
-            try:
-                producer.produce(
-                    record.topic,
-                    value=record.value,
-                    key=record.key,
-                    headers=list(record.headers),
-                    on_delivery=partial(acknowledged, number),
-                    partition=_BY_KEY if record.partition is None else record.partition,
-                )
-                break
-            except BufferError:
-                producer.poll(0.05)
-    unanswered = producer.flush(_ANSWER_SECONDS)
+    with untangled():
+        for number, record in enumerate(outgoing):
+            while True:
+                try:
+                    producer.produce(
+                        record.topic,
+                        value=record.value,
+                        key=record.key,
+                        headers=list(record.headers),
+                        on_delivery=partial(acknowledged, number),
+                        partition=_BY_KEY if record.partition is None else record.partition,
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.05)
+        unanswered = producer.flush(_ANSWER_SECONDS)
     if failures:
         raise KafkaException(failures[0])
     if unanswered:
