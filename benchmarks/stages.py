@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.consume import consume
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from schemas import topics
 from schemas.definitions import Definitions
 from streams import kafka_distribution
@@ -142,10 +142,14 @@ class _Watched:
     def forget(self, partition: int) -> None:
         self._stage.forget(partition)
 
-    def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
+    def parts(self, records: Records) -> Iterator[Records]:
         self.clock.first()
+        yield from self._stage.parts(records)
+        # Asked for one more part, it has transacted all of them.
         self._left -= len(records)
         self.all_given = self._left <= 0
+
+    def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         return self._stage.step(records)
 
 

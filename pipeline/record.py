@@ -113,6 +113,13 @@ class Records(Sequence[Record]):
         return np.array([record.offset for record in self], dtype=np.int64)
 
     @cached_property
+    def ends(self) -> dict[int, int]:
+        """Partition → the offset behind its last record; there is at least one record."""
+        ends = np.zeros(int(self.partitions.max()) + 1, dtype=np.int64)
+        np.maximum.at(ends, self.partitions, self.offsets + 1)
+        return {partition: end for partition, end in enumerate(ends.tolist()) if end}
+
+    @cached_property
     def timestamps_ms(self) -> NDArray[np.int64]:
         """The timestamp of each, in milliseconds since 1970, shape (n,)."""
         return np.array([record.timestamp_ms for record in self], dtype=np.int64)

@@ -123,8 +123,7 @@ class Taken:
             )
             self._add(fault, int(again.shards[row]), int(again.offsets[row]))
         is_there = np.zeros(len(noted), np.bool_)
-        for batch in _batches(records):
-            events = unpacked(Records(batch))
+        for events in _events(records):
             compared.events += len(events)
             rows = noted.rows_of(numbers_of(events.offsets, events.indices))
             is_there[rows[rows >= 0]] = True
@@ -257,6 +256,12 @@ def by_position(records: Iterable[Record]) -> dict[int, dict[Position, list[Reje
             of_partition = found.setdefault(rejected.position.partition, {})
             of_partition.setdefault(rejected.position, []).append(rejected)
     return found
+
+
+def _events(records: Iterable[Record]) -> Iterator[Records]:
+    """The events of `records`, so many that they are held at ease."""
+    for batch in _batches(records):
+        yield from unpacked(Records(batch), _BATCH)
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

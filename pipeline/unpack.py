@@ -7,7 +7,7 @@ So a broken element is rejected alone. A record that is no array cannot be split
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain, repeat
 from typing import Any
 
@@ -34,22 +34,46 @@ _PACKED_HEADERS: Headers = (("content-type", PACKED.encode()),)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def unpacked(records: Records) -> Records:
+def unpacked(records: Records, events_max: int) -> Iterator[Records]:
     """The events of `records` in their order; a record that holds one, or cannot be split, is one.
+
+    They come in parts of whole records that have at most `events_max` events, or in a part of one
+    record: a few bytes may hold many events, and nobody should have to hold all of them at once.
 
     An element has the key and the timestamp of its record, and its headers with the content type
     of one event. Among the columns `headers` leaves out those that say nothing of an event.
     """
-    headers = records.headers
+    begin = count = 0
     split: dict[int, Sequence[Value]] = {}
-    for place, names in enumerate(headers):
-        if names == _PACKED_HEADERS or (names and names != PLAIN_HEADERS and _is_packed(names)):
-            try:
-                split[place] = elements(records.values[place] or b"")
-            except Reject:
-                continue
+    for place, (names, value) in enumerate(zip(records.headers, records.values, strict=True)):
+        found = _split(names, value)
+        size = 1 if found is None else len(found)
+        if count and count + size > events_max:
+            yield _taken_apart(records.picked(range(begin, place)), split)
+            begin, count, split = place, 0, {}
+        if found is not None:
+            split[place - begin] = found
+        count += size
+    yield _taken_apart(records.picked(range(begin, len(records))) if begin else records, split)
+
+
+def _split(headers: Headers, value: Value) -> Sequence[Value] | None:
+    """The elements of a record's value; None where it is one event, or cannot be split."""
+    if headers != _PACKED_HEADERS and (
+        not headers or headers == PLAIN_HEADERS or not _is_packed(headers)
+    ):
+        return None
+    try:
+        return elements(value or b"")
+    except Reject:
+        return None
+
+
+def _taken_apart(records: Records, split: Mapping[int, Sequence[Value]]) -> Records:
+    """`records`, of which those at the places in `split` are the elements that stand there."""
     if not split:
         return records
+    headers = records.headers
     counts = np.ones(len(records), dtype=np.int64)
     counts[list(split)] = list(map(len, split.values()))
     sources = np.repeat(np.arange(len(records)), counts)
@@ -74,7 +98,7 @@ def unpacked(records: Records) -> Records:
 
 def events_in(record: Record) -> int:
     """How many events a record of usage.events is taken for; 1 where it cannot be split."""
-    return len(unpacked(Records([record]))) if record.headers else 1
+    return len(_split(record.headers, record.value) or (record,))
 
 
 def elements(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pipeline.bill import Bill
 from pipeline.errors import Stop
 from pipeline.open_frame import open_frame
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from pipeline.route import Router, require_home
 from schemas import topics
 from schemas.billing import Frozen
@@ -89,6 +89,10 @@ class BillStage:
     def forget(self, partition: int) -> None:
         """Drop a shard's ledger."""
         self._bills.pop(partition, None)
+
+    def parts(self, records: Records) -> Iterator[Records]:
+        """All at once."""
+        yield records
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """Freeze what the totals grew by, shard by shard.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.intake import Intake
-from pipeline.record import Outgoing, Record
+from pipeline.intake import Intake, parts
+from pipeline.record import Outgoing, Record, Records
 from schemas import topics
 from schemas.definitions import Definitions
 
@@ -32,6 +32,10 @@ class IntakeStage:
 
     def forget(self, partition: int) -> None:
         """Nothing to forget."""
+
+    def parts(self, records: Records) -> Iterator[Records]:
+        """Packed records taken apart, so many events at a time as a transaction can take."""
+        return parts(records)
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """Packs and rejections."""

@@ -41,9 +41,8 @@ class Session:
         #: Where the last complete snapshot of each state begins, and one that is being written.
         self._anchors: dict[int, int] = {}
         self._begun: dict[int, int] = {}
-        #: What was read since the last transaction, read by read, and the positions behind it.
+        #: What waits for a step, read by read.
         self._reads: list[Records] = []
-        self._reached: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -74,10 +73,11 @@ class Session:
         """How many records wait for a step."""
         return sum(map(len, self._reads))
 
-    @property
-    def batch(self) -> Records:
-        """The records that wait for a step, of which there is one."""
-        return Records.joined(self._reads)
+    def take(self) -> Records:
+        """The records that wait for a step, of which there is one; they wait no longer."""
+        batch = Records.joined(self._reads)
+        self._reads.clear()
+        return batch
 
     def read(self, count: int, wait_seconds: float) -> int:
         """Add up to `count` records to the batch; the bytes that were added."""
@@ -89,8 +89,8 @@ class Session:
         self._reads.append(records)
         return records.value_bytes
 
-    def transact(self, outgoing: Sequence[Outgoing]) -> None:
-        """Make a step's outputs and the positions after its batch visible together."""
+    def transact(self, part: Records, outgoing: Sequence[Outgoing]) -> None:
+        """Make a step's outputs and the positions after its part of a batch visible together."""
         # 1. Begin. From here to 5 nothing is visible to anybody.
         self._writer.begin()
         # 2. Every output and every state segment, acknowledged by the broker.
@@ -101,20 +101,20 @@ class Session:
             if record.completes:
                 self._anchors[partition] = self._begun.pop(partition)
         # 3. The positions, under the group generation that owns the partitions.
+        reached = part.ends
         self._writer.send_offsets(
             {
                 (self._stage.input_topic, partition): Committed(
                     offset, str(self._anchors.get(partition, ""))
                 )
-                for partition, offset in self._reached.items()
+                for partition, offset in reached.items()
             },
             self._consumer.membership(),
         )
         # 4. Commit: the one moment at which all of it happens.
         self._writer.commit()
-        # 5. Only now is the batch done.
-        self._counted |= self._reached
-        self._drop_batch()
+        # 5. Only now is the part done.
+        self._counted |= reached
 
     def _partition_count(self) -> int:
         """How many partitions the input has, as has the state."""
@@ -133,10 +133,6 @@ class Session:
             )
         return counts[0]
 
-    def _drop_batch(self) -> None:
-        self._reads.clear()
-        self._reached.clear()
-
     def _ours(self, records: Records) -> Records:
         """Those that go on from our positions; partitions may have been taken from us meanwhile."""
         partitions, offsets = records.partitions, records.offsets
@@ -149,11 +145,8 @@ class Session:
         )
         if not rises.all() or not all(self._goes_on(*place) for place in first):
             records = records.picked(list(self._going_on(records)))
-            partitions, offsets = records.partitions, records.offsets
-        last = zip(partitions.tolist(), offsets.tolist(), strict=True)
-        behind = {partition: offset + 1 for partition, offset in dict(last).items()}
-        self._positions |= behind
-        self._reached |= behind
+        if records:
+            self._positions |= records.ends
         return records
 
     def _going_on(self, records: Records) -> Iterator[int]:
@@ -212,7 +205,7 @@ class Session:
     def _revoked(self, _: Sequence[Place]) -> None:
         """Everything is taken away, if only to be assigned anew; states may still be of use."""
         self._positions.clear()
-        self._drop_batch()
+        self._reads.clear()
         self._consumer.unassign()
 
     def _forget(self, partitions: Iterable[int]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 
 #: How long the group waits for a silent member; a restart of the same instance need not wait.
 SESSION_TIMEOUT_MS = 10_000
@@ -34,6 +34,9 @@ class Stage(Protocol):
 
     def forget(self, partition: int) -> None:
         """Drop a partition's state."""
+
+    def parts(self, records: Records) -> Iterator[Records]:
+        """`records` in parts that are a step each, so that no transaction takes long."""
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """What `records`, in order per partition, become."""

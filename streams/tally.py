@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.open_frame import open_frame
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from pipeline.route import Router
 from pipeline.shard import Restore
 from pipeline.tally import TallyShard
@@ -45,6 +45,10 @@ class TallyStage:
     def forget(self, partition: int) -> None:
         """Drop a shard."""
         self._shards.pop(partition, None)
+
+    def parts(self, records: Records) -> Iterator[Records]:
+        """All at once."""
+        yield records
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """Count, shard by shard."""

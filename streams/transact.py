@@ -85,7 +85,13 @@ class Transactor:
         while not self._stop.is_set():
             self._gather(session)
             if session.count:
-                session.transact(self._stage.step(session.batch))
+                self._step(session)
+
+    def _step(self, session: Session) -> None:
+        for part in self._stage.parts(session.take()):
+            session.transact(part, self._stage.step(part))
+            if self._stop.is_set():
+                return
 
     def _gather(self, session: Session) -> None:
         """Fill the session's batch for one linger time, counted from its first record.

@@ -212,14 +212,14 @@ def _loop(life: Life, clients: Clients, death: Death, stop: threading.Event) -> 
 def _commit_offsets_first(_: Life) -> None:
     transact = session.Session.transact
 
-    def commit_first(self: Any, outgoing: Any) -> None:
+    def commit_first(self: Any, part: Any, outgoing: Any) -> None:
         self._consumer.commit(
             {
                 (self._stage.input_topic, partition): Committed(offset)
-                for partition, offset in self._reached.items()
+                for partition, offset in part.ends.items()
             }
         )
-        transact(self, outgoing)
+        transact(self, part, outgoing)
 
     session.Session.transact = commit_first  # type: ignore[method-assign]
 
@@ -239,9 +239,9 @@ def _alert_outside_the_transaction(life: Life) -> None:
     aside = confluent_kafka.Producer({"bootstrap.servers": life.address})
     transact = session.Session.transact
 
-    def alert_first(self: Any, outgoing: Any) -> None:
+    def alert_first(self: Any, part: Any, outgoing: Any) -> None:
         write(aside, [record for record in outgoing if record.topic == topics.ALERTS.name])
-        transact(self, [record for record in outgoing if record.topic != topics.ALERTS.name])
+        transact(self, part, [record for record in outgoing if record.topic != topics.ALERTS.name])
 
     session.Session.transact = alert_first  # type: ignore[method-assign]
 

@@ -245,7 +245,7 @@ def test_columns_and_records_say_the_same() -> None:
     arriving = Records(
         [record(b"a", 1), packed([b"1", b"2 "], 2), packed([], 3), record(None, 4, PLAIN_HEADERS)]
     )
-    events = unpacked(arriving)
+    (events,) = unpacked(arriving, 100)
     assert [(each.offset, each.index, each.value, each.headers) for each in events] == [
         (1, 0, b"a", ()),
         (2, 0, b"1", PLAIN_HEADERS),
@@ -259,4 +259,32 @@ def test_columns_and_records_say_the_same() -> None:
     assert [v and bytes(v) for v in events.values] == [each.value for each in events]
     assert events.headers == [each.headers for each in events]
     assert [each.index for each in events[1:3]] == [0, 1]
-    assert unpacked(events).indices.tolist() == events.indices.tolist()
+    (again,) = unpacked(events, 100)
+    assert again.indices.tolist() == events.indices.tolist()
+
+
+@core(100)
+@given(st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 12))
+def test_parts_are_whole_records_of_no_more_events_than_wished(
+    held: list[int | None], events_max: int
+) -> None:
+    """None stands for a record of one event; the events of the others are packed."""
+    arriving = Records(
+        [
+            record(b"1", offset) if count is None else packed([b"1"] * count, offset)
+            for offset, count in enumerate(held)
+        ]
+    )
+    (whole,) = unpacked(arriving, 1_000)
+    parts = list(unpacked(arriving, events_max))
+    assert [each for part in parts for each in part] == list(whole)
+    assert [each.offset for part in parts for each in part] == whole.offsets.tolist()
+    ends = [part.ends[0] for part in parts]
+    begins = [0, *ends[:-1]]
+    sizes = [max(count or 1, 1) for count in held]
+    for part, begin, end in zip(parts, begins, ends, strict=True):
+        assert set(part.offsets.tolist()) == set(range(begin, end))
+        assert len(part) == sum(sizes[begin:end])
+        assert len(part) <= events_max or end - begin == 1
+        # Nor fewer than that: the next record would have been one too many.
+        assert end == len(held) or len(part) + sizes[end] > events_max

@@ -83,10 +83,10 @@ def _last_one_lost(elements: Any) -> Any:
 
 
 def _without_index(unpacked: Any) -> Any:
-    def planted(records: Records) -> Any:
-        events = unpacked(records)
-        events.__dict__["indices"] = np.zeros(len(events), np.int32)
-        return events
+    def planted(records: Records, events_max: int) -> Any:
+        for events in unpacked(records, events_max):
+            events.__dict__["indices"] = np.zeros(len(events), np.int32)
+            yield events
 
     return planted
 

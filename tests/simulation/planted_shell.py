@@ -9,7 +9,7 @@ from unittest import mock
 from msgspec import structs
 
 from pipeline.dedupe import IdTable
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from pipeline.shard import Shard
 from schemas import topics
 from streams.clients import Committed, Place
@@ -28,12 +28,12 @@ def _apart(session: Any, outgoing: Sequence[Outgoing]) -> None:
         session._writer.commit()
 
 
-def _reached(session: Any) -> dict[Place, Committed]:
+def _reached(session: Any, part: Records) -> dict[Place, Committed]:
     return {
         (session._stage.input_topic, partition): Committed(
             offset, str(session._anchors.get(partition, ""))
         )
-        for partition, offset in session._reached.items()
+        for partition, offset in part.ends.items()
     }
 
 
@@ -41,9 +41,9 @@ def _in_two(first: Callable[[Outgoing], bool]) -> Callable[[Any], Any]:
     """Some outputs in a transaction of their own, before the rest."""
 
     def wrap(transact: Any) -> Any:
-        def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+        def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
             _apart(self, [record for record in outgoing if first(record)])
-            transact(self, [record for record in outgoing if not first(record)])
+            transact(self, part, [record for record in outgoing if not first(record)])
 
         return planted
 
@@ -51,27 +51,34 @@ def _in_two(first: Callable[[Outgoing], bool]) -> Callable[[Any], Any]:
 
 
 def _positions_first(transact: Any) -> Any:
-    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
-        self._consumer.commit(_reached(self))
-        transact(self, outgoing)
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
+        self._consumer.commit(_reached(self, part))
+        transact(self, part, outgoing)
 
     return planted
 
 
 def _positions_afterwards(_: Any) -> Any:
-    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
         _apart(self, outgoing)
-        reached = _reached(self)
-        self._consumer.commit(reached)
-        self._counted |= {partition: at.offset for (_, partition), at in reached.items()}
-        self._drop_batch()
+        self._consumer.commit(_reached(self, part))
+        self._counted |= part.ends
+
+    return planted
+
+
+def _positions_of_all_parts(transact: Any) -> Any:
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
+        part.__dict__["ends"] = dict(self._positions)
+        transact(self, part, outgoing)
 
     return planted
 
 
 def _alerts_afterwards(transact: Any) -> Any:
-    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
-        transact(self, [record for record in outgoing if record.topic != topics.ALERTS.name])
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
+        others = [record for record in outgoing if record.topic != topics.ALERTS.name]
+        transact(self, part, others)
         _apart(self, [record for record in outgoing if record.topic == topics.ALERTS.name])
 
     return planted
@@ -80,16 +87,14 @@ def _alerts_afterwards(transact: Any) -> Any:
 def _once_more(transact: Any) -> Any:
     """A commit without an answer is taken for a failure, and done again."""
 
-    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
-        reached = dict(self._reached)
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
         try:
-            transact(self, outgoing)
+            transact(self, part, outgoing)
         except Exception:
             self._writer.abort()
             self._writer = self._clients.transactional_writer(self._stage.name, "again")
             self._writer.fence()
-            self._reached |= reached
-            transact(self, outgoing)
+            transact(self, part, outgoing)
 
     return planted
 
@@ -145,8 +150,8 @@ def _stops_early(restore: Any) -> Any:
 def _anchors_too_early(transact: Any) -> Any:
     """Takes a snapshot for complete as soon as it begins."""
 
-    def planted(self: Any, outgoing: Sequence[Outgoing]) -> None:
-        transact(self, [structs.replace(each, completes=each.begins) for each in outgoing])
+    def planted(self: Any, part: Records, outgoing: Sequence[Outgoing]) -> None:
+        transact(self, part, [structs.replace(each, completes=each.begins) for each in outgoing])
 
     return planted
 
@@ -207,6 +212,10 @@ SHELL = (
     Bug(
         "input offsets committed outside the transaction, after it",
         replaced(Session, "transact", _positions_afterwards),
+    ),
+    Bug(
+        "the first part of a batch commits the positions of all of it",
+        replaced(Session, "transact", _positions_of_all_parts),
     ),
     Bug("a commit without an answer is repeated", replaced(Session, "transact", _once_more)),
     Bug(

@@ -10,6 +10,7 @@ from unittest import mock
 
 import structlog
 
+from pipeline import intake
 from tests.simulation.checks import differences
 from tests.simulation.deployment import Deployment
 from tests.simulation.world import Faults, World
@@ -37,8 +38,9 @@ def simulate(seed: int, *, keeps_trace: bool = False) -> Outcome:
     """Safety first: faults strike while events come. Then liveness: all heals and must drain."""
     world = World(seed, keeps_trace=keeps_trace)
     world.faults = Faults.drawn(world.rng)
-    snapshots = mock.patch.multiple("pipeline.tally", _SNAPSHOT_IDS=8, _PIECE_IDS=2)
-    with snapshots, _silence():
+    pieces = mock.patch.multiple("pipeline.tally", _SNAPSHOT_IDS=8, _PIECE_IDS=2)
+    parts = mock.patch.object(intake, "_EVENTS_AT_ONCE", 2)
+    with pieces, parts, _silence():
         deployment = Deployment(world, EVENTS)
         world.run(_FAULTY_SECONDS * world.rng.random())
         world.heal()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import structs
 
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from tests.streams.on_kafka import committed, create, publish, read
 
 
@@ -62,6 +62,10 @@ class Summing:
     def forget(self, partition: int) -> None:
         """Drop a sum."""
         self._sums.pop(partition, None)
+
+    def parts(self, records: Records) -> Iterator[Records]:
+        """All at once."""
+        yield records
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """Add."""

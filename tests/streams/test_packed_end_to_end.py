@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
+import confluent_kafka
+import pytest
+
+from pipeline import intake as intake_module
 from pipeline.open_frame import open_frame
+from pipeline.record import Outgoing
 from pipeline.reject import open_letter
 from schemas import topics
 from schemas.total import read_totals
+from schemas.usage_event import PACKED
 from streams.backlog import backlog
 from streams.chain import Tail
-from streams.confluent import ConfluentClients
+from streams.confluent import ConfluentClients, ConfluentTransactions
 from streams.intake import IntakeStage
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
@@ -60,3 +68,35 @@ def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(broker: L
     }
     assert len({letter.position for letter in letters}) == 2
     assert len(read(address, topics.EVENTS.name)) < EVENTS / 10
+
+
+def test_what_a_few_records_hold_is_taken_in_by_as_many_transactions_as_it_needs(
+    broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile producer needs two bytes for a rejection; a transaction must end all the same."""
+    monkeypatch.setattr(intake_module, "_EVENTS_AT_ONCE", 1_000)
+    sizes: list[int] = []
+    write = ConfluentTransactions.write
+
+    def counting(self: ConfluentTransactions, outgoing: Sequence[Outgoing]) -> Any:
+        sizes.append(len(outgoing))
+        return write(self, outgoing)
+
+    monkeypatch.setattr(ConfluentTransactions, "write", counting)
+    kafka = {"bootstrap.servers": broker.address}
+    producer = confluent_kafka.Producer(kafka | {"enable.idempotence": True, "linger.ms": 500})
+    for _ in range(10):
+        elements = b"[" + b",".join([b"0"] * 400) + b"]"
+        producer.produce(
+            topics.EVENTS.name, elements, partition=3, headers={"content-type": PACKED}
+        )
+    assert producer.flush(60) == 0
+    stop = threading.Event()
+    intake = Transactor(IntakeStage(TOKENS), ConfluentClients(kafka), instance="t", stop=stop)
+    with running(intake, stop):
+        wait_until(lambda: not backlog(kafka, "intake", [topics.EVENTS.name]), "intake is done")
+    letters = [open_letter(record) for record in Tail(kafka).read(topics.REJECTED.name)]
+    assert len(letters) == len({letter.position for letter in letters}) == 4_000
+    # The first one is the definitions.
+    assert max(sizes[1:]) <= 1_000
+    assert sum(sizes[1:]) == 4_000

@@ -25,9 +25,10 @@ NEVER_MS = 600_000
 
 def events(address: str, topic: str) -> Iterator[tuple[Record, str, int]]:
     """Each event with its customer and number, in the order of the log."""
-    for each in unpacked(Records(read(address, topic))):
-        said = json.loads(each.value or b"")
-        yield each, said["subject"], said["data"]["number"]
+    for part in unpacked(Records(read(address, topic)), 1_000):
+        for each in part:
+            said = json.loads(each.value or b"")
+            yield each, said["subject"], said["data"]["number"]
 
 
 def numbers(address: str, topic: str, customer: str) -> list[int]:

@@ -198,10 +198,9 @@ def test_who_is_no_member_of_the_group_commits_nothing(kafka: str) -> None:
     numbers.send(1)
     with Session(stage, ConfluentClients({"bootstrap.servers": kafka}), "a") as stranger:
         stranger._writer.fence()
-        stranger._reads.append(Records([Record(stage.input_topic, 0, 0, 0, None, b"1")]))
-        stranger._reached[0] = 1
+        part = Records([Record(stage.input_topic, 0, 0, 0, None, b"1")])
         with pytest.raises(KafkaException, match="UNKNOWN_MEMBER_ID"):
-            stranger.transact(stage.step(stranger.batch))
+            stranger.transact(part, stage.step(part))
     assert numbers.written() == [[]]
     assert numbers.positions() == [0]
 
