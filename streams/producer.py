@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypeAlias
 
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -22,9 +22,14 @@ from schemas.usage_event import (
     UsageEvent,
 )
 from streams.packer import ANY_PARTITION, Arrived, Pack, Packer
+from streams.write import NO_PLACE, has_place
 
-_CONTENT_TYPE: list[tuple[str, str | bytes | None]] = [("content-type", STRUCTURED.encode())]
-_PACKED: list[tuple[str, str | bytes | None]] = [("content-type", PACKED.encode())]
+_Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+#: Is told that a record is safe, or why it is not.
+_Told: TypeAlias = Callable[[KafkaError | None, Message], None]
+
+_CONTENT_TYPE: _Headers = [("content-type", STRUCTURED.encode())]
+_PACKED: _Headers = [("content-type", PACKED.encode())]
 _POLL_SECONDS = 0.1
 _NAMED_MAX = 100
 
@@ -141,7 +146,7 @@ class Producer:
         *,
         key: bytes | None = None,
         timestamp_ms: int | None = None,
-        headers: list[tuple[str, str | bytes | None]] = _CONTENT_TYPE,
+        headers: _Headers = _CONTENT_TYPE,
         arrived: Arrived | None = None,
     ) -> None:
         """Queue bytes as they are: one CloudEvent in structured mode, unless `headers` differ.
@@ -163,15 +168,17 @@ class Producer:
                 self._packer.add(value, key, arrived)
                 return
             self._packer.make_way(key)
-        told = self._delivered if arrived is None else partial(self._delivered, arrived=arrived)
+        told: _Told = self._delivered
+        if arrived is not None or headers is not _CONTENT_TYPE:
+            told = partial(self._delivered, headers=headers, arrived=arrived)
         self._produce(value, key, headers, told, timestamp_ms or 0)
 
     def _produce(
         self,
         value: bytes | None,
         key: bytes | None,
-        headers: list[tuple[str, str | bytes | None]],
-        told: Callable[[KafkaError | None, Message], None],
+        headers: _Headers,
+        told: _Told,
         timestamp_ms: int = 0,
         partition: int = ANY_PARTITION,
     ) -> None:
@@ -238,10 +245,14 @@ class Producer:
         self,
         error: KafkaError | None,
         message: Message,
+        headers: _Headers = _CONTENT_TYPE,
         arrived: Arrived | None = None,
     ) -> None:
         if error is None:
-            if arrived is not None:
+            if not has_place(message):
+                told = partial(self._delivered, headers=headers, arrived=arrived)
+                self._send_again(message, headers, told)
+            elif arrived is not None:
                 arrived(Position(message.partition() or 0, message.offset() or 0))
             return
         key = message.key()
@@ -266,8 +277,33 @@ class Producer:
         if error is not None:
             self._note_failed(pack.keys, error.str())
             return
+        if not has_place(message):
+            self._send_again(message, _PACKED, partial(self._pack_delivered, pack))
+            return
         for place, arrived in pack.arrived.items():
             arrived(Position(message.partition() or 0, message.offset() or 0, place))
+
+    def _send_again(self, message: Message, headers: _Headers, told: _Told) -> None:
+        """Send what may not have arrived once more: what comes twice counts once.
+
+        The message of an acknowledgement has no headers.
+        """
+
+        def told_again(error: KafkaError | None, message: Message) -> None:
+            told(error if error is not None or has_place(message) else NO_PLACE, message)
+
+        try:
+            self._producer.produce(
+                self._topic,
+                value=message.value(),
+                key=message.key(),
+                partition=message.partition() or 0,
+                headers=headers,
+                timestamp=message.timestamp()[1],
+                on_delivery=told_again,
+            )
+        except (BufferError, KafkaException):
+            told(NO_PLACE, message)
 
     def _partition_count(self) -> int:
         try:

@@ -20,10 +20,27 @@ WRITER: dict[str, str | int] = {
     "topic.metadata.propagation.max.ms": 5_000,
 }
 
+#: What an acknowledgement without a place means.
+NO_PLACE = KafkaError(
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "acknowledged, but it may not have arrived"
+)
+
 #: Lets the producer choose the partition, by the record's key.
 _BY_KEY = -1
 
 _ANSWER_SECONDS = 30.0
+
+
+def has_place(message: Message) -> bool:
+    """Whether an acknowledged message says where it lies; one that does not may be lost.
+
+    Where the broker does not know a producer yet, it takes any of its batches for the first one.
+    So when the first is refused, as by a leader that has just come into office, the second may pass
+    it; the first is then refused for good as out of order, and the client library takes that for
+    the sign of a copy which arrived before, and reports success.
+    """
+    offset = message.offset()
+    return offset is not None and offset >= 0
 
 
 def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
@@ -40,6 +57,8 @@ def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, i
     def acknowledged(number: int, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             failures.append(error)
+        elif not has_place(message):
+            failures.append(NO_PLACE)
         else:
             places[number] = (message.partition() or 0, message.offset() or 0)
 
