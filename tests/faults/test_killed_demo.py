@@ -21,11 +21,16 @@ def stages_of(demo: int) -> list[int]:
     return [
         int(child)
         for child in children
-        if any(
-            mark in Path(f"/proc/{child}/cmdline").read_bytes()
-            for mark in (b"\0run\0", b"kafka.Kafka")
-        )
+        if any(mark in command_of(child) for mark in (b"\0run\0", b"kafka.Kafka"))
     ]
+
+
+def command_of(process: str) -> bytes:
+    """Nothing once the process has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
