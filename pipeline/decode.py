@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pipeline.errors import Reject
-from pipeline.record import Headers, Record
-from pipeline.unpack import PLAIN_HEADERS, elements, media_type_of
+from pipeline.record import PLAIN_HEADERS, Headers, Record
+from pipeline.unpack import elements, media_type_of
 from schemas.quantity import exact_number
 from schemas.usage_event import HEADER_PREFIX, PACKED, STRUCTURED
 

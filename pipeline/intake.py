@@ -23,19 +23,18 @@ from pipeline.identify import fingerprints, hashes
 from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
-from pipeline.record import Outgoing, Record, Records
+from pipeline.record import PLAIN_HEADERS, Outgoing, Record, Records
 from pipeline.reject import rejected
 from pipeline.route import Router
 from pipeline.scan import Scanned, Scanner
 from pipeline.scan_event import DATA, ID, SOURCE, SUBJECT, TYPE
-from pipeline.unpack import PLAIN_HEADERS, unpacked
+from pipeline.unpack import unpacked
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Kind, seal
 
 _READS_NOTHING = Reading((), ())
 _LAST_MS = LAST_NS // 10**6
-#: The most frequent ones first.
 _USUAL_HEADERS = (PLAIN_HEADERS, ())
 #: A packed record of some kilobytes may be thousands of rejections, 10 us each.
 _EVENTS_AT_ONCE = 100_000
@@ -101,7 +100,7 @@ class Intake:
 
     def _take_in(self, arrived: Records) -> list[Outgoing]:
         """What events become."""
-        usual, others = self._scan(arrived, is_plain=_are_plain(arrived))
+        usual, others = self._scan(arrived)
         rows, outgoing = self._read(arrived, others)
         read = []
         if len(usual.rows):
@@ -118,11 +117,11 @@ class Intake:
             outgoing.append(Outgoing(topics.METERED.name, frame, partition=shard))
         return outgoing
 
-    def _scan(self, arrived: Records, *, is_plain: bool) -> tuple[Scanned, list[int]]:
+    def _scan(self, arrived: Records) -> tuple[Scanned, list[int]]:
         """What is usual, and the places of what is not."""
         values, received = arrived.values, arrived.timestamps_ms
         in_range = (received >= 0) & (received < _LAST_MS)
-        if not is_plain or not in_range.all():
+        if not arrived.are_plain or not in_range.all():
             rows = zip(values, arrived.headers, in_range, strict=True)
             values = [
                 value if header in _USUAL_HEADERS and is_in_range else None
@@ -242,17 +241,7 @@ class Intake:
 
 def parts(records: Records) -> Iterator[Records]:
     """The events of `records`, so many at a time that taking them in takes seconds at most."""
-    return iter([records]) if _are_plain(records) else unpacked(records, _EVENTS_AT_ONCE)
-
-
-def _are_plain(arrived: Records) -> bool:
-    """Whether all have headers that most services send."""
-    count = 0
-    for usual in _USUAL_HEADERS:
-        count += arrived.headers.count(usual)
-        if count == len(arrived):
-            return True
-    return False
+    return iter([records]) if records.are_plain else unpacked(records, _EVENTS_AT_ONCE)
 
 
 def _readers(paths: Mapping[str, tuple[str, ...]]) -> dict[str, set[str]]:

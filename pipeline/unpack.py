@@ -17,7 +17,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from pipeline.errors import Reject
-from pipeline.record import Headers, Record, Records, Value
+from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
 from schemas.usage_event import (
     HEADER_PREFIX,
     PACKED,
@@ -25,9 +25,6 @@ from schemas.usage_event import (
     PACKED_EVENTS_MAX,
     STRUCTURED,
 )
-
-#: What our own producer and most others send; looked at before anything slower.
-PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 _PACKED_HEADERS: Headers = (("content-type", PACKED.encode()),)
 

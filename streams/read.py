@@ -21,12 +21,9 @@ from confluent_kafka.admin import AdminClient
 from numpy.typing import NDArray
 
 from pipeline.errors import Retry
-from pipeline.record import Headers, Record, Records, Value
-from schemas.usage_event import STRUCTURED
+from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
 
 _ANSWER_SECONDS = 30.0
-
-_USUAL_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 
 def record_of(message: Message) -> Record:
@@ -41,7 +38,7 @@ def record_of(message: Message) -> Record:
         message.timestamp()[1],
         message.key(),
         message.value(),
-        _USUAL_HEADERS if headers == _USUAL_HEADERS else headers,  # type: ignore[arg-type]
+        PLAIN_HEADERS if headers == PLAIN_HEADERS else headers,  # type: ignore[arg-type]
     )
 
 

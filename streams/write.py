@@ -36,13 +36,13 @@ def has_place(message: Message) -> bool:
 
     Where the broker does not know a producer yet, it takes any of its batches for the first one.
     So when the first is refused, as by a leader that has just come into office, the second may pass
-    it; the first is then refused for good as out of order, and the client library takes that for
-    the sign of a copy which arrived before, and reports success.
+    it; and from its success the client library concludes that the first arrived before it.
     """
     offset = message.offset()
     return offset is not None and offset >= 0
 
 
+@untangled()
 def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
     """Publish `outgoing` in its order and wait for the broker.
 
@@ -62,22 +62,21 @@ def write(producer: Producer, outgoing: Sequence[Outgoing]) -> list[tuple[int, i
         else:
             places[number] = (message.partition() or 0, message.offset() or 0)
 
-    with untangled():
-        for number, record in enumerate(outgoing):
-            while True:
-                try:
-                    producer.produce(
-                        record.topic,
-                        value=record.value,
-                        key=record.key,
-                        headers=list(record.headers),
-                        on_delivery=partial(acknowledged, number),
-                        partition=_BY_KEY if record.partition is None else record.partition,
-                    )
-                    break
-                except BufferError:
-                    producer.poll(0.05)
-        unanswered = producer.flush(_ANSWER_SECONDS)
+    for number, record in enumerate(outgoing):
+        while True:
+            try:
+                producer.produce(
+                    record.topic,
+                    value=record.value,
+                    key=record.key,
+                    headers=list(record.headers),
+                    on_delivery=partial(acknowledged, number),
+                    partition=_BY_KEY if record.partition is None else record.partition,
+                )
+                break
+            except BufferError:
+                producer.poll(0.05)
+    unanswered = producer.flush(_ANSWER_SECONDS)
     if failures:
         raise KafkaException(failures[0])
     if unanswered:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from pipeline.intake import Intake
-from pipeline.record import Headers, Outgoing, Record, Records
+from pipeline.record import PLAIN_HEADERS, Headers, Outgoing, Record, Records
 from pipeline.reject import DeadLetter, open_letter
-from pipeline.unpack import PLAIN_HEADERS, events_in, unpacked
+from pipeline.unpack import events_in, unpacked
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import unseal

@@ -10,9 +10,9 @@ from random import Random
 import pytest
 
 from pipeline.errors import Retry, Stop
-from pipeline.record import Record, Records
+from pipeline.record import PLAIN_HEADERS, Record, Records
 from pipeline.reject import Position
-from pipeline.unpack import PLAIN_HEADERS, unpacked
+from pipeline.unpack import unpacked
 from schemas.usage_event import PACKED
 from streams.producer import DeliveryFailed, Producer
 from tests.streams.on_kafka import create, read, wait_until

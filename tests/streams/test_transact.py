@@ -20,7 +20,7 @@ from streams.stage import group_of
 from tests.streams import on_kafka
 from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, running, wait_until
 from tests.streams.summing import Numbers, Summing
-from tests.streams.transacting import run_to_its_end, run_until_done, transactor
+from tests.streams.transacting import run_one_by_one, run_to_its_end, run_until_done, transactor
 
 
 class Faults:
@@ -225,11 +225,7 @@ def test_a_restart_restores_from_the_anchor_that_was_committed_with_the_offsets(
 ) -> None:
     stage = Summing("anchored", snapshot_every=4)
     numbers = Numbers(kafka, stage, partitions=1)
-    stop = threading.Event()
-    with running(transactor(kafka, stage, stop), stop):
-        for _ in range(10):
-            numbers.send(1)
-            wait_until(numbers.done, "the number is confirmed")
+    run_one_by_one(kafka, stage, numbers, 10)
     _, metadata = committed(kafka, stage.name, stage.input_topic)[0]
     again = Summing("anchored", snapshot_every=4)
     numbers.send(1)

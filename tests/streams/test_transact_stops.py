@@ -10,7 +10,13 @@ from pipeline.errors import Stop
 from streams import session
 from tests.streams.on_kafka import commit_note, create, publish, running, wait_until
 from tests.streams.summing import Numbers, Summing
-from tests.streams.transacting import delete_before, run_to_its_end, run_until_done, transactor
+from tests.streams.transacting import (
+    delete_before,
+    run_one_by_one,
+    run_to_its_end,
+    run_until_done,
+    transactor,
+)
 
 
 def test_records_that_retention_took_before_they_were_read_stop_the_stage(kafka: str) -> None:
@@ -29,11 +35,7 @@ def test_state_that_was_cut_off_in_front_stops_the_stage(kafka: str) -> None:
     """What is left of a changelog is a state as well, but a wrong one."""
     stage = Summing("beheaded")
     numbers = Numbers(kafka, stage, partitions=1)
-    stop = threading.Event()
-    with running(transactor(kafka, stage, stop), stop):
-        for _ in range(3):
-            numbers.send(1)
-            wait_until(numbers.done, "the number is confirmed")
+    run_one_by_one(kafka, stage, numbers, 3)
     assert stage.state_topic is not None
     delete_before(kafka, stage.state_topic, 2)
     numbers.send(1)

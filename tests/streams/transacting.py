@@ -30,6 +30,15 @@ def run_until_done(kafka: str, stage: Summing, numbers: Numbers) -> None:
         wait_until(numbers.done, "all numbers are confirmed")
 
 
+def run_one_by_one(kafka: str, stage: Summing, numbers: Numbers, count: int) -> None:
+    """Run a stage while `count` numbers come, each once the one before is confirmed."""
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        for _ in range(count):
+            numbers.send(1)
+            wait_until(numbers.done, "the number is confirmed")
+
+
 def run_to_its_end(kafka: str, stage: Summing) -> None:
     """Run a stage that ends by itself, and raise what it raises."""
     stop = threading.Event()
