@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from operator import itemgetter
+from operator import countOf, itemgetter
 from sys import intern
 from typing import Any, Literal
 
@@ -24,6 +24,9 @@ from pipeline.errors import Retry
 from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
 
 _ANSWER_SECONDS = 30.0
+
+#: As the client library returns them.
+_PLAIN_HEADERS = list(PLAIN_HEADERS)
 
 
 def record_of(message: Message) -> Record:
@@ -89,9 +92,10 @@ class Messages(Records):
     @cached_property
     def headers(self) -> list[Headers]:
         """The headers of each."""
-        headers = list(map(Message.headers, self._records))
-        if not any(headers):
-            return [()] * len(headers)
+        # Nearly always all have the same ones; then none are kept, and none are made anew.
+        if countOf(map(Message.headers, self._records), _PLAIN_HEADERS) == len(self):
+            return [PLAIN_HEADERS] * len(self)
+        headers = map(Message.headers, self._records)
         return [tuple(sent) if sent else () for sent in headers]  # type: ignore[arg-type]
 
 

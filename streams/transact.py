@@ -29,12 +29,13 @@ _LOOK_UP_SECONDS = 0.2
 def tune_process() -> None:
     """Once for a process that transacts, before it does.
 
-    What a step makes has no cycles, so looking for them again and again finds nothing; and it is as
-    large as what the step before made, so memory that is given back to the system in between is
-    asked for again, page by page.
+    What a step makes has no cycles, so looking for them again and again finds nothing: more objects
+    than a batch has, and all that it becomes, must have come and not gone. And it is as large as
+    what the step before made, so memory that is given back to the system in between is asked for
+    again, page by page.
     """
     gc.freeze()
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(1_000_000, 50, 50)
     pa.set_memory_pool(pa.system_memory_pool())
 
 
