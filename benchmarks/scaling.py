@@ -1,6 +1,7 @@
 """What an event costs, and what state takes, as events, customers, shards and processes grow.
 
     uv run python -m benchmarks.scaling [--events-max 10000000] [--ids-max 100000000]
+    uv run python -m benchmarks.scaling --only events pauses --events-max 100000000
 
 Most of it drives the pure core in memory, each load in a process of its own; a few points run on a
 real Kafka, to show that the whole agrees. Totals are checked everywhere they are made.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
@@ -31,6 +32,7 @@ from benchmarks.workload import Workload
 
 _SMALLEST = 100_000
 _HEAVIEST = (0.0, 0.9)
+_SWEEPS = ("events", "customers", "shards", "heaviest", "pauses", "ids", "kafka")
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Sizes:
     tally_processes: Sequence[int]
 
 
-def measure(sizes: Sizes, say: Console) -> dict[str, Any]:
-    """All figures, each load in a process of its own."""
+def measure(sizes: Sizes, sweeps: Sequence[str], say: Console) -> dict[str, Any]:
+    """The figures of some sweeps, each load in a process of its own."""
     load_before = os.getloadavg()[0]
     each = sizes.events_each
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:
@@ -59,29 +61,30 @@ def measure(sizes: Sizes, say: Console) -> dict[str, Any]:
             )
             return processes.submit(drive, shape, marks).result()
 
-        in_memory = {
-            "events": driven(Shape(sizes.events_max), _decades(sizes.events_max)),
-            "customers": [driven(Shape(each, customers=n))[-1] for n in sizes.customers],
-            "shards": [driven(Shape(each, shards=n))[-1] for n in sizes.shards],
-            "heaviest": [driven(Shape(each, heaviest_share=share))[-1] for share in _HEAVIEST],
+        def claimed() -> list[dict[str, float]]:
+            say.print(f"{sizes.ids_max:,} ids in one table…")
+            return processes.submit(claim_ids, sizes.ids_max).result()
+
+        small = BATCH // 2
+        found: dict[str, Callable[[], Any]] = {
+            "events": lambda: driven(Shape(sizes.events_max), _decades(sizes.events_max)),
+            "customers": lambda: [driven(Shape(each, customers=n))[-1] for n in sizes.customers],
+            "shards": lambda: [driven(Shape(each, shards=n))[-1] for n in sizes.shards],
+            "heaviest": lambda: [driven(Shape(each, heaviest_share=s))[-1] for s in _HEAVIEST],
             # In small steps, as when everything is counted as soon as it comes.
-            "pauses": driven(Shape(sizes.events_max, batch=BATCH // 2, per_step=BATCH // 2))[-1],
+            "pauses": lambda: driven(Shape(sizes.events_max, batch=small, per_step=small))[-1],
+            "ids": claimed,
+            "kafka": lambda: list(_on_kafka(sizes, say)),
         }
-        say.print(f"{sizes.ids_max:,} ids in one table…")
-        ids = processes.submit(claim_ids, sizes.ids_max).result()
-    kafka = []
+        results = {sweep: found[sweep]() for sweep in sweeps}
+    return results | {"load_average_before": load_before, "machine": machine()}
+
+
+def _on_kafka(sizes: Sizes, say: Console) -> Iterator[dict[str, Any]]:
     for heaviest_share in _HEAVIEST:
         for count in sizes.tally_processes:
             say.print(f"On Kafka, {count} tally, {heaviest_share:.0%} of one customer…")
-            workload = Workload(sizes.kafka_events, heaviest_share=heaviest_share)
-            kafka.append(on_kafka(workload, count))
-    return {
-        **in_memory,
-        "ids": ids,
-        "kafka": kafka,
-        "load_average_before": load_before,
-        "machine": machine(),
-    }
+            yield on_kafka(Workload(sizes.kafka_events, heaviest_share=heaviest_share), count)
 
 
 def _decades(events_max: int) -> list[int]:
@@ -96,7 +99,10 @@ def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument(
-        "--events-max", type=int, default=10_000_000, help="the most events; 100000000 takes hours"
+        "--events-max",
+        type=int,
+        default=10_000_000,
+        help="the most events; 100000000 take 20 minutes",
     )
     options.add_argument(
         "--events-each", type=int, default=1_000_000, help="events of every other point"
@@ -115,16 +121,15 @@ def main() -> None:
         "--page", type=Path, default=Path("docs/scaling.md"), help="whose figures are refreshed"
     )
     options.add_argument(
-        "--from-json", action="store_true", help="measure nothing: draw and write what is saved"
+        "--only", nargs="+", choices=_SWEEPS, help="measure these, and keep the rest as it is saved"
     )
     chosen = options.parse_args()
     saved = chosen.folder / "scaling.json"
-    if not chosen.from_json:
-        sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
-        results = measure(sizes, Console(stderr=True))
-        chosen.folder.mkdir(parents=True, exist_ok=True)
-        saved.write_text(json.dumps(results, indent=1) + "\n")
-    results = json.loads(saved.read_text())
+    kept = json.loads(saved.read_text()) if chosen.only else {}
+    sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
+    results = kept | measure(sizes, chosen.only or _SWEEPS, Console(stderr=True))
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    saved.write_text(json.dumps(results, indent=1) + "\n")
     charts(results, chosen.folder)
     refresh(chosen.page, results)
     Console(highlight=False).print(table(results))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,21 +71,28 @@ def test_only_a_page_with_both_marks_takes_figures(tmp_path: Path) -> None:
         refresh(page, {})
 
 
-def test_it_measures_every_point_and_writes_the_page(tmp_path: Path) -> None:
-    page = tmp_path / "scaling.md"
-    page.write_text(f"before\n{MARKS}after\n")
-    few = ["--events-max", "4000", "--events-each", "3000", "--ids-max", "60000"]
-    few += ["--kafka-events", "3000", "--customers", "10", "--shards", "1", "3"]
-    few += ["--tally-processes", "2", "--folder", str(tmp_path), "--page", str(page)]
+def measured(folder: Path, *options: str) -> dict[str, Any]:
+    """What the command saves."""
+    places = ["--folder", str(folder), "--page", str(folder / "scaling.md")]
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scaling", *few],
+        [sys.executable, "-m", "benchmarks.scaling", *options, *places],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=290,
     )
     assert ran.returncode == 0, ran.stderr
-    results = json.loads((tmp_path / "scaling.json").read_text())
+    results: dict[str, Any] = json.loads((folder / "scaling.json").read_text())
+    return results
+
+
+def test_it_measures_every_point_and_writes_the_page(tmp_path: Path) -> None:
+    page = tmp_path / "scaling.md"
+    page.write_text(f"before\n{MARKS}after\n")
+    few = ["--events-max", "4000", "--events-each", "3000", "--ids-max", "60000"]
+    few += ["--kafka-events", "3000", "--customers", "10", "--shards", "1", "3"]
+    few += ["--tally-processes", "2"]
+    results = measured(tmp_path, *few)
     assert [point["shards"] for point in results["shards"]] == [1, 3]
     assert [point["heaviest_share"] for point in results["kafka"]] == [0, 0.9]
     assert results["ids"][-1]["ids"] == 60_000
@@ -96,3 +104,7 @@ def test_it_measures_every_point_and_writes_the_page(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "The first bottleneck: tally's memory for ids." in text
     assert len([*tmp_path.glob("scaling-*.svg")]) == 6
+
+    again = measured(tmp_path, "--only", "ids", "--ids-max", "80000")
+    assert again["ids"][-1]["ids"] == 80_000
+    assert again["kafka"] == results["kafka"]
