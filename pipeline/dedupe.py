@@ -58,6 +58,10 @@ class IdTable:
         self._parts: list[_Slots] = [_empty(_capacity(part, 0)) for part in range(_PARTS)]
         self._counts = np.zeros(_PARTS, dtype=np.int64)
         self._room = np.array([_room(len(slots)) for slots in self._parts])
+        #: What expired before this day may be dropped; the next part to look at, of so many.
+        self._day = 0
+        self._swept = 0
+        self._unswept = 0
         # The first table of a process waits for its machine code, and no step does.
         self._rebuild(0, self._parts[0], 0)
         nothing = _columns(self._parts[0][:0])
@@ -119,11 +123,24 @@ class IdTable:
         return _columns(np.concatenate(found or [_empty(0)])), at
 
     def forget_before(self, day: int) -> None:
-        """Drop the identities that expired before `day`, and give their memory back."""
-        for part, slots in enumerate(self._parts):
-            alive = slots[slots["expires"] >= max(day, 1)]
-            if len(alive) < self._counts[part]:
-                self._rebuild(part, alive, len(alive))
+        """Leave what expired before `day` to `sweep`; nobody asks for an earlier day any more."""
+        self._day = day
+        self._unswept = _PARTS
+
+    def sweep(self, slots: int) -> None:
+        """Drop what may be forgotten from about so many slots, and give their memory back.
+
+        Goes part by part and on where it left off, so that no batch waits for all of them.
+        """
+        while self._unswept and slots > 0:
+            part, held = self._swept, self._parts[self._swept]
+            is_alive = held["expires"] >= max(self._day, 1)
+            alive = int(np.count_nonzero(is_alive))
+            if alive < self._counts[part]:
+                self._rebuild(part, held[is_alive], alive)
+            slots -= len(held)
+            self._swept = (part + 1) % _PARTS
+            self._unswept -= 1
 
     def _reserve(self, more: NDArray[np.int64]) -> None:
         """Have room for `more` identities in each part."""

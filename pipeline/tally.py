@@ -43,8 +43,8 @@ _LAST_DAY = int(np.iinfo(np.uint16).max)
 #: identities, or as reading the snapshot itself.
 _SNAPSHOT_IDS = 200_000
 
-#: A piece of a snapshot has about so many identities and totals, at least: it takes some
-#: milliseconds.
+#: A piece of a snapshot has about so many identities and totals, at least, and so many slots are
+#: looked at for what can be forgotten: each takes some milliseconds.
 _PIECE_IDS = 16_384
 
 _MISROUTED = (
@@ -90,6 +90,8 @@ class TallyShard:
                     self._define(offset, frame, changed)
             else:
                 outgoing += self._count(version, list(run), changed)
+        # Twice as fast as it grows, or it would never end.
+        self._shard.ids.sweep(max(_PIECE_IDS, 2 * changed.id_count))
         self._shard.next_offset = log[-1][0] + 1
         self._shard.since_snapshot += _SEGMENT_IDS + changed.id_count
         outgoing += [self._state_record(frame) for frame in segment(self._shard, changed)]
@@ -205,7 +207,7 @@ class TallyShard:
         watermarks_ms = np.maximum(newest_ms, before_ms)
         self._shard.watermark_ms = int(watermarks_ms[-1])
         if before_ms // DAY_MS < self._shard.watermark_ms // DAY_MS:
-            # What is dropped here would be found expired by every event to come.
+            # What is dropped then would be found expired by every event to come.
             self._shard.ids.forget_before(before_ms // DAY_MS - DISORDER_DAYS)
         oldest = np.repeat(watermarks_ms // DAY_MS - DISORDER_DAYS, lengths)
         days = np.maximum(batch.received_ms // DAY_MS, oldest)

@@ -31,6 +31,10 @@ def columns(batch: list[Asked]) -> tuple[Columns, np.ndarray[tuple[int], np.dtyp
     ), np.array([today for *_, today in batch], dtype=np.uint16)
 
 
+#: More slots than there are.
+ALL = 2**62
+
+
 class Model:
     """What the table must do, one event after the other."""
 
@@ -54,7 +58,7 @@ class Model:
 
 def all_of(table: IdTable) -> Columns:
     """All identities, by a walk at one go."""
-    found, end = table.walk(0, 2**62)
+    found, end = table.walk(0, ALL)
     assert end == WALK_END
     return found
 
@@ -88,6 +92,7 @@ def test_any_sequence_of_batches_is_decided_like_event_by_event(
     for batch in sequence:
         if isinstance(batch, int):
             table.forget_before(batch)
+            table.sweep(ALL)
             model.forget_before(batch)
         else:
             assert table.claim(*columns(batch)).tolist() == [model.claim(each) for each in batch]
@@ -183,14 +188,41 @@ def test_forgetting_gives_memory_back_and_keeps_the_rest() -> None:
     table.claim(unique(50_000, 51_000, last=9), days(1_000, 1))
     held = table.bytes_held
     table.forget_before(3)
+    table.sweep(ALL)
     assert len(table) == 51_000
     table.forget_before(4)
+    table.sweep(ALL)
     assert len(table) == 1_000
     assert table.bytes_held < held / 10
     kept = table.claim(unique(50_000, 51_000), days(1_000, 4))
     assert set(kept.tolist()) == {Status.DUPLICATE}
     gone = table.claim(unique(0, 50_000), days(50_000, 4))
     assert set(gone.tolist()) == {Status.ACCEPTED}
+
+
+def test_a_sweep_looks_at_a_part_at_a_time_and_forgets_all_in_the_end() -> None:
+    table = IdTable()
+    table.claim(unique(0, 50_000, last=3), days(50_000, 1))
+    table.forget_before(4)
+    counts = [len(table)]
+    for _ in range(64):
+        table.sweep(1)
+        counts.append(len(table))
+    steps = -np.diff(counts)
+    assert counts[-1] == 0
+    assert steps.min() > 0
+    assert steps.max() < 2_000
+
+
+def test_what_expires_while_a_sweep_is_under_way_is_forgotten_before_it_comes_round_again() -> None:
+    """A log may go on by a day with each batch, and no part may be left out for ever."""
+    table = IdTable()
+    for day in range(1, 500):
+        claimed = unique(100 * day, 100 * day + 100, last=day)
+        assert set(table.claim(claimed, days(100, day)).tolist()) == {Status.ACCEPTED}
+        table.forget_before(day)
+        table.sweep(200)
+    assert len(table) < 100 * 64
 
 
 def test_an_empty_batch_is_decided_at_once() -> None:
