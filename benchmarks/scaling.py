@@ -125,6 +125,8 @@ def main() -> None:
     )
     chosen = options.parse_args()
     saved = chosen.folder / "scaling.json"
+    if chosen.only and not saved.exists():
+        options.error(f"--only needs the figures of a whole run in {saved}")
     kept = json.loads(saved.read_text()) if chosen.only else {}
     sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
     results = kept | measure(sizes, chosen.only or _SWEEPS, Console(stderr=True))

@@ -90,8 +90,7 @@ class TallyShard:
                     self._define(offset, frame, changed)
             else:
                 outgoing += self._count(version, list(run), changed)
-        # Twice as fast as it grows, or it would never end.
-        self._shard.ids.sweep(max(_PIECE_IDS, 2 * changed.id_count))
+        self._shard.ids.sweep(_piece(changed.id_count))
         self._shard.next_offset = log[-1][0] + 1
         self._shard.since_snapshot += _SEGMENT_IDS + changed.id_count
         outgoing += [self._state_record(frame) for frame in segment(self._shard, changed)]
@@ -246,14 +245,21 @@ class TallyShard:
         held = len(shard.ids) + len(shard.totals)
         if begins and shard.since_snapshot < max(_SNAPSHOT_IDS, held / 2):
             return
-        # Twice as fast as it grows, or it would never end.
-        frames = list(snapshot(shard, max(_PIECE_IDS, 2 * id_count)))
+        frames = list(snapshot(shard, _piece(id_count)))
         for frame in frames:
             yield structs.replace(
                 self._state_record(frame),
                 begins=begins and frame is frames[0],
                 completes=shard.walk is None and frame is frames[-1],
             )
+
+
+def _piece(id_count: int) -> int:
+    """How much of a shard a step walks through, in which it grew by so many identities.
+
+    Twice as fast as it grows, or a walk would never end.
+    """
+    return max(_PIECE_IDS, 2 * id_count)
 
 
 def _parts(packs: Sequence[tuple[int, Pack]]) -> Iterator[Sequence[tuple[int, Pack]]]:

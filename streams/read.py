@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from operator import countOf, itemgetter
+from itertools import repeat
+from operator import eq, itemgetter
 from sys import intern
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ class Messages(Records):
     def headers(self) -> list[Headers]:
         """The headers of each."""
         # Nearly always all have the same ones; then none are kept, and none are made anew.
-        if countOf(map(Message.headers, self._records), _PLAIN_HEADERS) == len(self):
+        if all(map(eq, map(Message.headers, self._records), repeat(_PLAIN_HEADERS))):
             return [PLAIN_HEADERS] * len(self)
         headers = map(Message.headers, self._records)
         return [tuple(sent) if sent else () for sent in headers]  # type: ignore[arg-type]
