@@ -117,13 +117,6 @@ def is_duplicate(error: stripe.StripeError) -> bool:
     )
 
 
-def may_have_counted(error: stripe.StripeError) -> bool:
-    """Whether the call may have taken effect although it failed."""
-    return isinstance(error, stripe.APIConnectionError | stripe.APIError) and (
-        error.http_status != 409
-    )
-
-
 def answer_is_stored(error: stripe.StripeError) -> bool:
     """Whether Stripe repeats this very failure for as long as the idempotency key is the same."""
     return error.http_status is not None and error.http_status >= 500

@@ -17,7 +17,7 @@ import stripe
 
 from pipeline.errors import Reject, Retry
 from schemas.billing import Delivery, Delta
-from sinks.stripe.client import answer_is_stored, interpret, is_duplicate, may_have_counted
+from sinks.stripe.client import answer_is_stored, interpret, is_duplicate
 from sinks.stripe.pace import Pace
 
 #: Stripe keeps identifiers and idempotency keys for 24 hours; an hour is left for a slow write.
@@ -40,8 +40,9 @@ _RECONCILE = (
 class Progress:
     """What is known of one delta while its batch is not committed.
 
-    `unsettled_since_ms` is when a send began that may have counted; `keys_spent` how many
-    idempotency keys Stripe answers with a stored failure.
+    `unsettled_since_ms` is when the first send began. Whatever its answer was, it may have counted:
+    a proxy that gets no answer may ask again, and pass on that Stripe is busy with the first call.
+    `keys_spent` is how many idempotency keys Stripe answers with a stored failure.
     """
 
     unsettled_since_ms: int | None = None
@@ -86,14 +87,14 @@ class Settler:
                     after_seconds=0,
                 )
             tried += 1
+            if progress.unsettled_since_ms is None:
+                progress.unsettled_since_ms = now_ms
             try:
                 self._send(delta, progress.keys_spent)
                 return _delivery(delta, "delivered", now_ms)
             except stripe.StripeError as error:
                 if is_duplicate(error):
                     return _delivery(delta, "delivered", now_ms, "Stripe had it already.")
-                if may_have_counted(error) and progress.unsettled_since_ms is None:
-                    progress.unsettled_since_ms = now_ms
                 if answer_is_stored(error):
                     progress.keys_spent += 1
                 asked = interpret(error)

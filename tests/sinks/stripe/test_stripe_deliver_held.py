@@ -130,13 +130,16 @@ def test_a_machine_that_slept_for_a_day_between_two_tries_looks_at_the_calendar_
         assert len(stand_in.journal) == 1
 
 
-def test_what_was_only_turned_away_is_sent_however_late() -> None:
+@pytest.mark.parametrize("said", [Fault.CONFLICT, Fault.RATE_LIMITED_WITHOUT_RETRY_AFTER])
+def test_a_send_that_was_doubled_on_its_way_is_held_after_a_day(said: Fault) -> None:
+    """Stripe counted one copy, and turned away the one whose answer came back."""
     clock = Clock()
-    faults = in_turn(*[Fault.RATE_LIMITED_WITHOUT_RETRY_AFTER, Fault.CONFLICT] * 3)
-    with StripeStandIn(KEY, faults=faults) as stand_in:
-        to = sink(stand_in, clock)
+    faults = in_turn(None, *[said] * settle.TRIES)
+    with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
+        copy, to = sink(stand_in, clock), sink(stand_in, clock)
+        assert [each.outcome for each in deliveries(copy, [delta(0)], START_MS)] == ["delivered"]
         with pytest.raises(Retry):
             deliveries(to, [delta(0)], START_MS)
-        made = deliveries(to, [delta(0)], START_MS + 30 * HOUR_MS)
-        check_exact(stand_in, [delta(0)], made)
-    assert made[0].outcome == "delivered"
+        clock.now_ms = START_MS + 25 * HOUR_MS
+        assert [each.outcome for each in deliveries(to, [delta(0)], clock.now_ms)] == ["held"]
+        assert len(stand_in.journal) == 1
