@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.histogram import Histogram
 from pipeline.dedupe import Columns, IdTable
-from pipeline.tally import DEDUPE_DAYS
+from pipeline.expire import DEDUPE_DAYS
 from schemas.decisions import Status
 
 _BATCH = 20_000

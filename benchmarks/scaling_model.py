@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.tally import DEDUPE_DAYS
+from pipeline.expire import DEDUPE_DAYS
 from schemas import topics
 
 #: How busy a core is planned to be: the rest is for peaks and for catching up.

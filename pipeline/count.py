@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,8 @@ class Counting:
     def __init__(self, totals: Totals, crosser: Crosser) -> None:
         self._totals = totals
         self._crosser = crosser
+        #: The share of each event of the batch, shape (n,).
+        self._shares = np.zeros(0, dtype=np.int64)
         #: By the codes of the batch, -1 for a customer without totals.
         self._numbers = np.zeros(0, dtype=np.int64)
         self._meters: dict[str, Meter] = {}
@@ -34,10 +36,15 @@ class Counting:
         #: The rows of totals that changed.
         self.touched: list[Rows] = []
 
-    def begin(self, batch: Batch) -> NDArray[np.int64]:
-        """Go on with a batch; the numbers of its customers, -1 for one who has no totals yet."""
+    def begin(self, batch: Batch, shares: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Go on with a batch whose events belong to these shares of the totals, shape (n,).
+
+        Returns for each event whether its customer is known to, shape (n,).
+        """
+        self._shares = shares
         self._numbers = self._totals.customers.known(batch.customer_names)
-        return self._numbers
+        known: NDArray[np.bool_] = self._totals.shares(self._numbers)[batch.customers] == shares
+        return known
 
     def count(self, batch: Batch, meter: Meter, events: NDArray[np.int64]) -> None:
         """Count `events` of the batch that was begun, shape (n,), n > 0, into `meter`."""
@@ -74,19 +81,28 @@ class Counting:
         self.touched.append(rows)
         self._published.append(rows)
 
-    def frames(self, version: int) -> Iterator[bytes]:
-        """The totals that changed, as frames; nearly always one."""
-        if self._published:
-            for rows in published(self._totals, distinct(self._published), self._meters):
-                yield seal(Kind.TOTALS, {"version": version}, [rows])
+    def frames(self, versions: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
+        """The totals that changed, as (share, frame), nearly always one a share.
+
+        `versions` are of what was counted, by share.
+        """
+        if not self._published:
+            return
+        rows, shares = self._totals.by_share(distinct(self._published))
+        columns = published(self._totals, rows, self._meters)
+        for share, begin, end in shares:
+            for part in columns.parts(begin, end):
+                yield share, seal(Kind.TOTALS, {"version": versions[share]}, [part])
 
     def _customer_numbers(self, batch: Batch, codes: NDArray[np.int64]) -> NDArray[np.int64]:
         """The numbers of customers, given by their codes in the batch."""
         numbers = self._numbers[codes]
         new = codes[numbers < 0]
         if len(new):
+            share_of = np.empty(len(self._numbers), dtype=np.int64)
+            share_of[batch.customers] = self._shares
             names = batch.customer_names.take(pa.array(new))
-            self._numbers[new] = self._totals.customers.numbers(names)
+            self._numbers[new] = self._totals.enter(names, share_of[new])
             numbers = self._numbers[codes]
         return numbers
 

@@ -48,7 +48,6 @@ class Crosser:
     """Finds the crossings of each batch and makes alerts of them."""
 
     def __init__(self, totals: Totals, limits: Limits) -> None:
-        totals.forget_limits()
         self._totals = totals
         self._limits = limits
         self._found: list[_Found] = []

@@ -188,6 +188,12 @@ def _between(slots: _Slots, first: int, last: int) -> _Slots:
     return taken
 
 
+def those(columns: Columns, at: slice | NDArray[np.bool_]) -> Columns:
+    """The identities that stand there."""
+    high, low, fingerprint, expires = columns
+    return high[at], low[at], fingerprint[at], expires[at]
+
+
 def _columns(slots: _Slots) -> Columns:
     names = ("high", "low", "fingerprint", "expires")
     high, low, fingerprint, expires = (np.ascontiguousarray(slots[name]) for name in names)

@@ -1,6 +1,6 @@
 """Replay: one shard's log, folded anew into a shadow and compared with what live tally wrote.
 
-The shadow is the fold of the log by `TallyShard`, which reads no clock, so every decision, every
+The shadow is the fold of the log by `Tally`, which reads no clock, so every decision, every
 alert and the newest total of each name must come out the same, field by field. The version of a
 total says where a step of live tally ended, so the shadow's steps end at every version that a
 newest total has, and the comparison includes the version. Totals that newer ones have replaced are
@@ -23,7 +23,7 @@ from pipeline.replay_decisions import LiveDecisions
 from pipeline.replay_totals import LiveTotals, Name, Total, totals_in
 from pipeline.route import Router
 from pipeline.shard import Restore, Shard
-from pipeline.tally import TallyShard
+from pipeline.tally import Tally
 from schemas import topics
 from schemas.alert import Alert
 from schemas.frame import Frame, Kind, unseal
@@ -94,7 +94,8 @@ def replay_shard(
     live.alerts.fired_before(begin)
     router = Router(shards)
     # Without a router: tally stops at a stray customer, and here each of them is told.
-    tally = TallyShard(number, begin)
+    tally = Tally()
+    tally.add(number, begin)
     totals: dict[Name, Total] = {}
     alerts: list[Alert] = []
     for step in _steps(log, live.totals):
@@ -103,7 +104,7 @@ def replay_shard(
         compared.events += sum(map(len, packs.values()))
         for difference in _strays(number, router, packs):
             differences.add(difference)
-        for outgoing in tally.step(step):
+        for outgoing in tally.step({number: step}):
             if outgoing.topic == topics.ALERTS.name:
                 alerts.append(Alert.model_validate_json(outgoing.value or b""))
             elif outgoing.topic == topics.DECISIONS.name:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from pipeline.dedupe import WALK_END, Columns, IdTable
 from pipeline.errors import Stop
 from pipeline.total_columns import keep, kept
-from pipeline.totals import Rows, Totals, distinct
+from pipeline.totals import Totals
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, seal
@@ -44,9 +44,9 @@ _RESTORE = (
 
 
 class Walk(NamedTuple):
-    """How far a snapshot has come: its place among the identities, and the next of the totals.
+    """How far a snapshot has come: its place among the identities, and the next row of the totals.
 
-    Totals from `totals_end` on came into being since it began, so the segments have them; what
+    Rows from `totals_end` on came into being since it began, so the segments have them; what
     reading those took before, `since_snapshot`, it makes good.
     """
 
@@ -71,7 +71,9 @@ class Shard:
     documents: dict[str, Definitions] = field(default_factory=dict)
     current: str | None = None
     ids: IdTable = field(default_factory=IdTable)
+    #: A table with what it has counted, and which share of it that is.
     totals: Totals = field(default_factory=Totals)
+    share: int = 0
     #: How far a snapshot has come that is being written, if one is.
     walk: Walk | None = None
 
@@ -94,15 +96,13 @@ class Shard:
 class Changed:
     """What one step changed in a shard; becomes a segment.
 
-    `from_offset` is the shard offset at which the step began, `from_total` how many totals there
-    were; `totals` are rows.
+    `from_offset` is the shard offset at which the step began; `totals` are as `kept` has them.
     """
 
     from_offset: int = 0
-    from_total: int = 0
     documents: list[str] = field(default_factory=list)
     ids: list[Columns] = field(default_factory=list)
-    totals: list[Rows] = field(default_factory=list)
+    totals: list[pa.RecordBatch] = field(default_factory=list)
 
     @property
     def id_count(self) -> int:
@@ -113,8 +113,7 @@ class Changed:
 def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:
     """The frames that bring a shard from before the step to after it; nearly always one."""
     ids = tuple(np.concatenate(column) for column in zip(*changed.ids, strict=True))
-    totals = kept(shard.totals, distinct(changed.totals), changed.from_total)
-    return _frames(shard, changed.documents, ids, totals, changed.from_offset)
+    return _frames(shard, changed.documents, ids, changed.totals, changed.from_offset)
 
 
 def snapshot(shard: Shard, count: int = _ALL) -> Iterator[bytes]:
@@ -125,7 +124,7 @@ def snapshot(shard: Shard, count: int = _ALL) -> Iterator[bytes]:
     begins = shard.walk is None
     walk = shard.walk or Walk(0, 0, len(shard.totals), shard.since_snapshot)
     ids, ids_at = shard.ids.walk(walk.ids_at, count)
-    totals_at = min(walk.totals_at + count, walk.totals_end)
+    rows, totals_at = shard.totals.walk(shard.share, walk.totals_at, walk.totals_end, count)
     completes = ids_at == WALK_END and totals_at == walk.totals_end
     if completes:
         shard.since_snapshot -= walk.since_snapshot
@@ -136,7 +135,7 @@ def snapshot(shard: Shard, count: int = _ALL) -> Iterator[bytes]:
         shard,
         shard.documents if begins else (),
         ids,
-        kept(shard.totals, np.arange(walk.totals_at, totals_at)),
+        kept(shard.totals, rows).parts(),
         shard.next_offset,
         begins=begins,
         completes=completes,
@@ -154,7 +153,7 @@ def _frames(
     completes: bool = False,
 ) -> Iterator[bytes]:
     """All that changed since `from_offset`, or a piece of what is known."""
-    of_totals = list(totals)
+    of_totals = list(totals) or [_NO_TOTALS]
     of_ids = list(_id_parts(ids))
     count = max(len(of_ids), len(of_totals))
     header: dict[str, Any] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ _TEXTS = pa.list_(pa.string())
 _TIME = pa.timestamp("ms", "UTC")
 
 _LABELS = ("meter", "begin", "end", "group")
-_NO_NAMES = [pa.nulls(0, kind) for kind in (pa.string(), pa.string(), pa.int64(), _TEXTS)]
+_NAMES = ("customer", "meter", "begin", "group")
 
 _json = msgspec.json.Encoder(order="sorted")
 
@@ -42,10 +43,10 @@ class _Labels:
         self.starts_ms = [start_ms for _, start_ms in sheets]
         self.groups = [totals.groups[number & 0xFFFFFFFF] for number in distinct]
 
-    def columns(self, run: slice, labels: list[pa.Array]) -> list[pa.Array]:
-        """Columns of some rows; `labels` have a value for each combination."""
+    def columns(self, labels: list[pa.Array]) -> list[pa.Array]:
+        """Columns of the rows; `labels` have a value for each combination."""
         named = pa.RecordBatch.from_arrays(labels, names=_LABELS[: len(labels)])
-        columns: list[pa.Array] = named.take(pa.array(self._of_row[run])).columns
+        columns: list[pa.Array] = named.take(pa.array(self._of_row)).columns
         return columns
 
     def sizes(self) -> NDArray[np.int64]:
@@ -58,46 +59,59 @@ class _Labels:
         return of_row
 
 
-def kept(totals: Totals, rows: Rows, known: int = 0) -> Iterator[pa.RecordBatch]:
-    """What must be remembered of the totals in `rows`, ascending, at least one batch.
+@dataclass(frozen=True)
+class Columns:
+    """Totals as columns of a frame; `sizes`, shape (n,), are about the bytes of their texts."""
 
-    Whoever remembers has the first `known` rows already, and knows whose totals these are.
+    sizes: NDArray[np.int64]
+    batch: pa.RecordBatch
+
+    def parts(self, begin: int = 0, end: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Some of the rows, in parts that fit in one record each; one part if there are none."""
+        for run in _runs(self.sizes[begin:end]):
+            yield self.batch.slice(begin + run.start, run.stop - run.start)
+
+
+def kept(totals: Totals, rows: Rows, known: int = 0) -> Columns:
+    """What must be remembered of the totals in `rows`.
+
+    Whoever remembers has the rows before `known` already, and knows whose totals these are.
     """
-    begin = int(np.searchsorted(rows, known))
-    new = rows[begin:]
+    is_new = rows >= known
+    new = rows[is_new]
     labels = _Labels(totals, new)
     customers = totals["customer"][new]
     sizes = np.zeros(len(rows), dtype=np.int64)
-    sizes[begin:] = labels.sizes() + totals.customers.sizes(customers)
-    named = [
-        pa.array(labels.meters, pa.string()),
-        pa.array(labels.starts_ms, pa.int64()),
-        pa.array(labels.groups, _TEXTS),
+    sizes[is_new] = labels.sizes() + totals.customers.sizes(customers)
+    named = pa.RecordBatch.from_arrays(
+        [
+            totals.customers.column(customers),
+            *labels.columns(
+                [
+                    pa.array(labels.meters, pa.string()),
+                    pa.array(labels.starts_ms, pa.int64()),
+                    pa.array(labels.groups, _TEXTS),
+                ]
+            ),
+        ],
+        names=_NAMES,
+    )
+    if len(new) < len(rows):
+        named = named.take(pa.array(np.cumsum(is_new) - 1, mask=~is_new))
+    arrays = [
+        pa.array(totals["place"][rows]),
+        *named.columns,
+        *to_columns(totals.nanos.read(rows)),
+        pa.array(totals["events"][rows]),
+        pa.array(totals["latest_ns"][rows]),
+        pa.array(totals["as_of_ms"][rows]),
+        _fired(totals, rows),
     ]
-    for run in _runs(sizes):
-        part = rows[run]
-        of_new = slice(max(run.start - begin, 0), max(run.stop - begin, 0))
-        names = _NO_NAMES
-        if of_new.start < of_new.stop:
-            names = [totals.customers.column(customers[of_new]), *labels.columns(of_new, named)]
-        unnamed = len(part) - len(names[0])
-        if unnamed:
-            nulls = [pa.nulls(unnamed, each.type) for each in names]
-            names = [pa.concat_arrays(pair) for pair in zip(nulls, names, strict=True)]
-        arrays = [
-            pa.array(part, pa.int32()),
-            *names,
-            *to_columns(totals.nanos.read(part)),
-            pa.array(totals["events"][part]),
-            pa.array(totals["latest_ns"][part]),
-            pa.array(totals["as_of_ms"][part]),
-            _fired(totals, part),
-        ]
-        yield pa.RecordBatch.from_arrays(arrays, schema=segment.TOTAL_COLUMNS)
+    return Columns(sizes, pa.RecordBatch.from_arrays(arrays, schema=segment.TOTAL_COLUMNS))
 
 
 def keep(totals: Totals, batch: pa.RecordBatch) -> None:
-    """The inverse of `kept`: every total in `batch` stands as it says there.
+    """The inverse of `kept`, for a table of one share: every total stands as `batch` says.
 
     Once all is kept, `totals.connect` makes them be found.
     """
@@ -112,7 +126,7 @@ def keep(totals: Totals, batch: pa.RecordBatch) -> None:
         totals["sheet"][named] = totals.sheets.numbers(
             zip(meters[begin:].to_pylist(), starts_ms[begin:].to_pylist(), strict=True)
         )
-        totals["customer"][named] = totals.customers.numbers(customers[begin:])
+        totals["customer"][named] = totals.enter(customers[begin:], 0)
         totals["group"][named] = totals.groups.numbers(
             None if group is None else tuple(group) for group in groups[begin:].to_pylist()
         )
@@ -125,10 +139,8 @@ def keep(totals: Totals, batch: pa.RecordBatch) -> None:
     totals["watch"][places] = UNKNOWN
 
 
-def published(
-    totals: Totals, rows: Rows, meters_by_slug: Mapping[str, Meter]
-) -> Iterator[pa.RecordBatch]:
-    """What readers are told of the totals in `rows`, at least one batch."""
+def published(totals: Totals, rows: Rows, meters_by_slug: Mapping[str, Meter]) -> Columns:
+    """What readers are told of the totals in `rows`."""
     labels = _Labels(totals, rows)
     sheets = [
         (meters_by_slug[meter], start_ms)
@@ -138,28 +150,30 @@ def published(
     groups = [
         _group_text(meter, group) for (meter, _), group in zip(sheets, labels.groups, strict=True)
     ]
-    named = [
-        pa.array(labels.meters, pa.string()),
-        pa.array(labels.starts_ms, _TIME),
-        pa.array(ends_ms, _TIME),
-        pa.array(groups, pa.string()),
-    ]
     customers = totals["customer"][rows]
-    for run in _runs(labels.sizes() + totals.customers.sizes(customers)):
-        part = rows[run]
-        usage_rows = totals["usage"][part]
-        values = usages = plain_texts(totals.nanos.read(part))
-        if not np.array_equal(usage_rows, part):
-            usages = plain_texts(totals.nanos.read(usage_rows))
-        arrays = [
-            totals.customers.column(customers[run]),
-            *labels.columns(run, named),
-            values,
-            usages,
-            pa.array(totals["events"][part]),
-            pa.array(totals["as_of_ms"][part], _TIME),
-        ]
-        yield pa.RecordBatch.from_arrays(arrays, schema=total.TOTAL_COLUMNS)
+    usage_rows = totals["usage"][rows]
+    values = usages = plain_texts(totals.nanos.read(rows))
+    if not np.array_equal(usage_rows, rows):
+        usages = plain_texts(totals.nanos.read(usage_rows))
+    arrays = [
+        totals.customers.column(customers),
+        *labels.columns(
+            [
+                pa.array(labels.meters, pa.string()),
+                pa.array(labels.starts_ms, _TIME),
+                pa.array(ends_ms, _TIME),
+                pa.array(groups, pa.string()),
+            ]
+        ),
+        values,
+        usages,
+        pa.array(totals["events"][rows]),
+        pa.array(totals["as_of_ms"][rows], _TIME),
+    ]
+    return Columns(
+        labels.sizes() + totals.customers.sizes(customers),
+        pa.RecordBatch.from_arrays(arrays, schema=total.TOTAL_COLUMNS),
+    )
 
 
 def _fired(totals: Totals, rows: Rows) -> pa.Array:

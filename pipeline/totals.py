@@ -1,20 +1,25 @@
-"""The totals of one shard as columns, a row each, in the order in which they came into being.
+"""Totals as columns, a row each, in the order in which they came into being.
 
 A *sheet* is a meter in one period. Each customer who used the meter in it has one row for the usage
 over all groups, and, if the meter has a group_by, one for each group.
+
+Those of many shards stand in one table, because a look at every shard alone costs more than what it
+has to count. A shard's *share* are its rows; each has a *place* in it, by which the shard's
+changelog knows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.aggregate import Changes, Tally, merged
 from pipeline.exact import ExactColumn
-from pipeline.groups import first_places
+from pipeline.groups import Groups, first_places
 from pipeline.numbering import Numbering
 from pipeline.row_index import RowIndex
 from pipeline.text_numbering import TextNumbering
@@ -47,6 +52,8 @@ _COLUMNS = np.dtype(
         ("group", np.int32),
         # Where the usage over all groups stands, which may be the row itself.
         ("usage", np.int32),
+        # Where the row stands in its share.
+        ("place", np.int32),
         ("fired", np.int32),
         ("watch", np.int8),
     ]
@@ -60,7 +67,7 @@ _UNNAMED = -1
 class Totals:
     """What has been counted, by row number. Rows are added and changed, never taken away."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: int = 1) -> None:
         self.sheets: Numbering[Sheet] = Numbering()
         self.customers = TextNumbering()
         self.groups: Numbering[tuple[str, ...] | None] = Numbering([None])
@@ -72,6 +79,20 @@ class Totals:
         self._count = 0
         self._usage = RowIndex()
         self._groups = RowIndex()
+        #: How many rows each share has.
+        self._sizes = np.zeros(shares, dtype=np.int64)
+        #: The share of each customer who has a number.
+        self._homes = np.zeros(_ROWS_AT_FIRST, dtype=np.int64)
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Totals, int]]) -> Self:
+        """A table of shares that stood in others; each becomes the one of its place in `parts`."""
+        shares = list(parts)
+        table = cls(len(shares))
+        for share, (other, theirs) in enumerate(shares):
+            table._take(share, other, other.of_share(theirs))
+        table.connect()
+        return table
 
     def __len__(self) -> int:
         return self._count
@@ -80,10 +101,51 @@ class Totals:
         """One column of all rows, to be read and written."""
         return self._columns[column][: self._count]
 
+    def size(self, share: int) -> int:
+        """How many rows a share has."""
+        return int(self._sizes[share])
+
+    def enter(self, names: pa.StringArray, shares: Rows | int) -> Rows:
+        """The numbers of n customers, who from now on belong to these shares."""
+        customers = self.customers.numbers(names)
+        if len(self.customers) > len(self._homes):
+            grown = np.zeros(2 * len(self.customers), dtype=np.int64)
+            grown[: len(self._homes)] = self._homes
+            self._homes = grown
+        self._homes[customers] = shares
+        return customers
+
+    def shares(self, customers: Rows) -> Rows:
+        """The shares of customers, by their numbers; -1 for the number -1."""
+        return np.where(customers < 0, -1, self._homes[customers])
+
+    def of_share(self, share: int, begin: int = 0, end: int | None = None) -> Rows:
+        """The rows of a share, of those from `begin` on and before `end`."""
+        rows: Rows = np.flatnonzero(self._homes[self["customer"][begin:end]] == share)
+        return begin + rows
+
+    def by_share(self, rows: Rows) -> tuple[Rows, list[tuple[int, int, int]]]:
+        """`rows` share by share, those of each in their order; and (share, begin, end) of each."""
+        groups = Groups(self._homes[self["customer"][rows]])
+        places = zip(
+            groups.distinct.tolist(), groups.begins.tolist(), groups.ends.tolist(), strict=True
+        )
+        return rows[groups.order], list(places)
+
+    def walk(self, share: int, begin: int, end: int, count: int) -> tuple[Rows, int]:
+        """At most `count` rows of a share, from row `begin` on, and the row to go on from.
+
+        Looks at as many rows as would have that many if all shares were of one size.
+        """
+        end = min(end, begin + count * len(self._sizes))
+        rows = self.of_share(share, begin, end)
+        return (rows[:count], int(rows[count])) if len(rows) > count else (rows, end)
+
     def rows(self, sheets: Rows, customers: Rows, groups: Rows) -> Rows:
         """The rows of distinct totals, by numbers; those that are new are added, in this order.
 
-        A total's usage over all groups must be known, or stand among them.
+        A total's usage over all groups must be known, or stand among them; and each customer has
+        a share.
         """
         is_usage = groups == ALL_GROUPS
         of_customer = sheets << 32 | customers
@@ -150,9 +212,9 @@ class Totals:
             is_new, changes.as_of_ms, np.maximum(as_of_ms[rows], changes.as_of_ms)
         )
 
-    def forget_limits(self) -> None:
-        """Other limits hold from now on."""
-        self["watch"].fill(UNKNOWN)
+    def forget_limits(self, share: int) -> None:
+        """Other limits hold for a share from now on."""
+        self["watch"][self.of_share(share)] = UNKNOWN
 
     def keys(self, rows: Rows) -> list[TotalKey]:
         """Which totals stand in rows."""
@@ -184,6 +246,32 @@ class Totals:
         rows = np.flatnonzero(self["fired"])
         return zip(self.keys(rows), self.fired(rows), strict=True)
 
+    def _take(self, share: int, other: Totals, rows: Rows) -> None:
+        """Add what stands in some rows of another table as a share; `connect` makes it be found."""
+        sheets, customers, groups, crossed = (
+            Groups(other[name][rows].astype(np.int64))
+            for name in ("sheet", "customer", "group", "fired")
+        )
+        begin = self._count
+        self._append(
+            sheet=self.sheets.numbers(map(other.sheets.__getitem__, sheets.distinct))[
+                sheets.numbers
+            ],
+            customer=self.enter(other.customers.column(customers.distinct), share)[
+                customers.numbers
+            ],
+            group=self.groups.numbers(map(other.groups.__getitem__, groups.distinct))[
+                groups.numbers
+            ],
+            fired=self.crossed.numbers(map(other.crossed.__getitem__, crossed.distinct))[
+                crossed.numbers
+            ],
+            events=other["events"][rows],
+            latest_ns=other["latest_ns"][rows],
+            as_of_ms=other["as_of_ms"][rows],
+        )
+        self.nanos.write(np.arange(begin, self._count), other.nanos.read(rows))
+
     def _append(self, **columns: Rows) -> None:
         begin, end = self._count, self._count + len(columns["sheet"])
         if end > len(self._columns):
@@ -195,6 +283,12 @@ class Totals:
         for name, column in columns.items():
             self._columns[name][begin:end] = column
         self._count = end
+        shares = Groups(self._homes[self["customer"][begin:end]])
+        before = self._sizes[shares.distinct] - shares.begins
+        self["place"][begin + shares.order] = np.arange(end - begin) + np.repeat(
+            before, shares.sizes
+        )
+        self._sizes[shares.distinct] += shares.sizes
 
 
 def distinct(rows: list[Rows]) -> Rows:

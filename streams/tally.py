@@ -8,12 +8,13 @@ from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record, Records
 from pipeline.route import Router
 from pipeline.shard import Restore
-from pipeline.tally import TallyShard
+from pipeline.tally import Tally
 from schemas import topics
+from schemas.frame import Frame
 
 
 class TallyStage:
-    """One fold for each shard that this process owns."""
+    """One fold over all shards that this process owns."""
 
     name = "tally"
     input_topic = topics.METERED.name
@@ -22,7 +23,7 @@ class TallyStage:
     def __init__(self, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.metered."""
         self._router = Router(shards)
-        self._shards: dict[int, TallyShard] = {}
+        self._tally = Tally(self._router)
 
     def announce(self) -> Sequence[Outgoing]:
         """Nothing: everything tally says follows from the shard log."""
@@ -39,26 +40,20 @@ class TallyStage:
             return None
         shard = restoring.shard()
         shard.belong_to(partition, self._router.shards)
-        self._shards[partition] = TallyShard(partition, shard, self._router)
+        self._tally.add(partition, shard)
         return shard.next_offset or None
 
     def forget(self, partition: int) -> None:
         """Drop a shard."""
-        self._shards.pop(partition, None)
+        self._tally.drop(partition)
 
     def parts(self, records: Records) -> Iterator[Records]:
         """All at once."""
         yield records
 
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
-        """Count, shard by shard."""
-        logs: dict[int, list[Record]] = {}
+        """Count."""
+        logs: dict[int, list[tuple[int, Frame]]] = {}
         for record in records:
-            logs.setdefault(record.partition, []).append(record)
-        return [
-            outgoing
-            for partition, log in sorted(logs.items())
-            for outgoing in self._shards[partition].step(
-                [(record.offset, open_frame(record)) for record in log]
-            )
-        ]
+            logs.setdefault(record.partition, []).append((record.offset, open_frame(record)))
+        return self._tally.step(logs)

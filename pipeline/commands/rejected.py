@@ -31,10 +31,10 @@ from pipeline.commands.show_rejected import (
     table,
 )
 from pipeline.errors import Stop
+from pipeline.expire import DISORDER_DAYS
 from pipeline.instant import parse_instant
 from pipeline.reject import Position, Wanted
 from pipeline.settings import read_settings
-from pipeline.tally import DISORDER_DAYS
 from schemas import topics
 from schemas.rejection import Reason
 from streams.dead_letters import letters, oldest_arrival_ms, require_topics, resend

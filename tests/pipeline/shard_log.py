@@ -10,8 +10,8 @@ from typing import Any
 from pipeline.intake import Intake
 from pipeline.pack import Pack
 from pipeline.record import Outgoing, Record
-from pipeline.shard import Restore
-from pipeline.tally import TallyShard
+from pipeline.shard import Restore, Shard
+from pipeline.tally import Tally
 from schemas import topics
 from schemas.alert import Alert
 from schemas.decisions import Status
@@ -39,15 +39,27 @@ def meter(slug: str, aggregation: str, period: str = "month", **fields: Any) -> 
     }
 
 
+def counting(shard: Shard, number: int = 0) -> Tally:
+    """A tally of one shard, that takes whoever comes."""
+    tally = Tally()
+    tally.add(number, shard)
+    return tally
+
+
 @dataclass
 class Play:
     """A log of one shard, counted step by step; the memory may be dropped at any time."""
 
-    shard: TallyShard = field(default_factory=lambda: TallyShard(0, Restore().shard()))
+    tally: Tally = field(default_factory=lambda: counting(Restore().shard()))
     log: list[tuple[int, Frame]] = field(default_factory=list)
     changelog: list[Outgoing] = field(default_factory=list)
     outgoing: list[Outgoing] = field(default_factory=list)
     counted: int = 0
+
+    @property
+    def shard(self) -> Shard:
+        """What tally remembers."""
+        return self.tally.shards[0]
 
     def append(self, frames: Sequence[Outgoing]) -> None:
         """Write to the log."""
@@ -57,9 +69,9 @@ class Play:
 
     def step(self, count: int) -> None:
         """Count the next `count` records of the log."""
-        outgoing = self.shard.step(self.log[self.counted : self.counted + count])
+        outgoing = self.tally.step({0: self.log[self.counted : self.counted + count]})
         self.counted += count
-        assert self.shard.state.next_offset == self.counted
+        assert self.shard.next_offset == self.counted
         self.outgoing += outgoing
         self.changelog += [each for each in outgoing if each.topic == topics.TALLY_STATE.name]
 
@@ -71,8 +83,8 @@ class Play:
             anchor = begun if each.completes else anchor
         begin = anchor if from_anchor else 0
         frames = [frame_of(each) for each in self.changelog[begin:]]
-        self.shard = TallyShard(0, Restore(frames).shard())
-        assert self.shard.state.next_offset == self.counted
+        self.tally = counting(Restore(frames).shard())
+        assert self.shard.next_offset == self.counted
 
     def frames(self, topic: str) -> list[Frame]:
         return [frame_of(each) for each in self.outgoing if each.topic == topic]

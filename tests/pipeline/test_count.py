@@ -58,7 +58,7 @@ def count(*values: bytes, totals: Totals | None = None) -> tuple[Counting, list[
     totals = totals if totals is not None else Totals()
     crosser = Crosser(totals, Limits(DEFINITIONS))
     counting = Counting(totals, crosser)
-    counting.begin(batch)
+    counting.begin(batch, np.zeros(len(packs), dtype=np.int64))
     for meter in DEFINITIONS.meters:
         counting.count(batch, meter, np.arange(len(packs)))
     alerts = list(crosser.alerts(batch))
@@ -69,7 +69,9 @@ def count(*values: bytes, totals: Totals | None = None) -> tuple[Counting, list[
 def published(counting: Counting, version: int = 7) -> list[dict[str, Any]]:
     """The rows of all frames."""
     rows: list[dict[str, Any]] = []
-    for frame in map(unseal, counting.frames(version)):
+    for share, sealed in counting.frames({0: version}):
+        frame = unseal(sealed)
+        assert share == 0
         assert frame.kind is Kind.TOTALS
         assert frame.header == {"version": version}
         (table,) = frame.parts
@@ -117,7 +119,7 @@ def test_many_totals_are_spread_over_several_frames(
     counting, _ = count(*[used(n, model=f"m{n}") for n in range(5)])
     whole = published(counting)
     monkeypatch.setattr(total_columns, "_ROWS_MAX", rows_max)
-    assert len(list(counting.frames(7))) == -(-len(whole) // rows_max)
+    assert len(list(counting.frames({0: 7}))) == -(-len(whole) // rows_max)
     assert published(counting) == whole
 
 

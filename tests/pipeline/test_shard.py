@@ -16,7 +16,8 @@ from pipeline.aggregate import Tally
 from pipeline.dedupe import Columns
 from pipeline.errors import Stop
 from pipeline.shard import Changed, Restore, Shard, segment, snapshot
-from pipeline.totals import TotalKey
+from pipeline.total_columns import kept
+from pipeline.totals import TotalKey, distinct
 from schemas.frame import Kind, unseal
 from schemas.segment import ID_COLUMNS, TOTAL_COLUMNS
 from tests.pipeline.held_totals import held, hold
@@ -86,7 +87,7 @@ def test_a_shard_comes_back_from_segments_and_from_a_snapshot(
     shard.documents[TOKENS.version] = TOKENS
     shard.current = TOKENS.version
     hold(shard.totals, wanted)
-    changed = Changed(documents=[TOKENS.version], totals=[np.arange(len(wanted))])
+    changed = Changed(documents=[TOKENS.version])
     for half in (numbers[::2], numbers[1::2]):
         shard.ids.insert(ids(half))
         changed.ids.append(ids(half))
@@ -95,6 +96,7 @@ def test_a_shard_comes_back_from_segments_and_from_a_snapshot(
         small.setattr(shard_module, "_IDS_MAX", limits[0])
         small.setattr(total_columns, "_ROWS_MAX", limits[0])
         small.setattr(total_columns, "_TEXT_MAX", limits[1])
+        changed.totals += kept(shard.totals, np.arange(len(wanted))).parts()
         by_segment = [unseal(frame) for frame in segment(shard, changed)]
         assert remembered(Restore(by_segment).shard()) == remembered(shard)
         by_snapshot = [unseal(frame) for frame in snapshot(shard)]
@@ -132,7 +134,7 @@ def test_totals_with_long_names_are_spread_over_records_that_the_broker_takes() 
     usage = {("m1", f"{number:02d}" + "c" * 500_000, 0, None): None for number in range(20)}
     groups = {(*key[:3], ("g" * 500_000,)): None for key in usage}
     hold(shard.totals, dict.fromkeys([*usage, *groups], (Tally(1, 1, 0, 0), set())))
-    frames = list(segment(shard, Changed(totals=[np.arange(40)])))
+    frames = list(segment(shard, Changed(totals=[*kept(shard.totals, np.arange(40)).parts()])))
     assert max(map(len, frames)) < 8 * 1024 * 1024
     assert held(Restore(map(unseal, frames)).shard().totals) == held(shard.totals)
 
@@ -148,9 +150,10 @@ def test_totals_come_back_in_the_order_in_which_they_came_into_being(
     for part in pieces(len(wanted), data.draw(st.lists(st.integers(0, 8), max_size=3))):
         hold(shard.totals, dict(list(wanted.items())[part]))
         again = data.draw(st.lists(st.integers(0, part.stop - 1))) if part.stop else []
-        rows = [np.arange(part.start, part.stop), np.array(again, dtype=np.int64)]
+        rows = distinct([np.arange(part.start, part.stop), np.array(again, dtype=np.int64)])
         shard.next_offset += 1
-        frames += segment(shard, Changed(shard.next_offset - 1, part.start, totals=rows))
+        totals = list(kept(shard.totals, rows, part.start).parts())
+        frames += segment(shard, Changed(shard.next_offset - 1, totals=totals))
     for restored in (
         Restore(map(unseal, frames)).shard(),
         Restore(map(unseal, snapshot(shard))).shard(),
@@ -170,7 +173,8 @@ def test_totals_that_go_on_from_what_is_not_there_stop(
     shard = Shard()
     usages: list[TotalKey] = [("m1", "c1", 0, None), ("m1", "c2", 0, None)]
     hold(shard.totals, dict.fromkeys(usages, (Tally(1, 1, 0, 0), set())))
-    frames = segment(shard, Changed(from_total=from_total, totals=[np.array(rows)]))
+    totals = list(kept(shard.totals, np.array(rows), from_total).parts())
+    frames = segment(shard, Changed(totals=totals))
     with pytest.raises(Stop, match=said) as stop:
         Restore(map(unseal, frames)).shard()
     assert "Restore usage.tally.state" in stop.value.remedy

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import tally as tally_module
 from pipeline.errors import Stop
+from pipeline.expire import DEDUPE_DAYS
 from pipeline.record import Outgoing
 from pipeline.shard import Restore
-from pipeline.tally import DEDUPE_DAYS, TallyShard
 from schemas import topics
 from schemas.frame import Kind, seal
 from tests.pipeline.brute_force import Document, Outcome, Usage
@@ -24,6 +24,7 @@ from tests.pipeline.shard_log import (
     NOVEMBER_MS,
     Play,
     arriving,
+    counting,
     intake,
     meter,
     play,
@@ -273,8 +274,8 @@ def test_ids_that_have_expired_give_their_memory_back() -> None:
         played.append(cutter.step(arriving(events)))
         played.step(len(played.log) - played.counted)
         # 35 days of identities, 35 days of disorder, and the day on which they are dropped.
-        assert len(played.shard.state.ids) <= 20 * (DEDUPE_DAYS + 35 + 3)
-    assert len(played.shard.state.ids) >= 20 * DEDUPE_DAYS
+        assert len(played.shard.ids) <= 20 * (DEDUPE_DAYS + 35 + 3)
+    assert len(played.shard.ids) >= 20 * DEDUPE_DAYS
 
 
 # Outputs
@@ -288,10 +289,10 @@ def test_a_replay_writes_the_same_bytes() -> None:
 
 
 def test_every_output_lies_in_the_shard_of_its_input_but_alerts_go_by_customer() -> None:
-    shard = TallyShard(5, Restore().shard())
+    tally = counting(Restore().shard(), 5)
     cutter = intake(limited("50%"))
     log = [*cutter.announce(), *cutter.step(arriving([used("1", 60)]))]
-    outgoing = shard.step([(offset, frame_of(each)) for offset, each in enumerate(log)])
+    outgoing = tally.step({5: [(offset, frame_of(each)) for offset, each in enumerate(log)]})
     assert {(each.topic, each.partition) for each in outgoing} == {
         (topics.DECISIONS.name, 5),
         (topics.TOTALS.name, 5),
@@ -352,11 +353,11 @@ def test_a_large_shard_is_written_piece_by_piece_while_it_goes_on_counting(
     assert len(played.changelog) - begins[0] > 20
     # An identity of the step, and a piece of the snapshot.
     assert max(sizes) < 1 + 40
-    live = played.shard.state
+    live = played.shard
     assert 0 < live.since_snapshot < 300
     played.drop_memory(from_anchor=True)
-    assert len(played.shard.state.ids) == len(live.ids) > 300
-    assert played.shard.state.since_snapshot == live.since_snapshot
+    assert len(played.shard.ids) == len(live.ids) > 300
+    assert played.shard.since_snapshot == live.since_snapshot
 
 
 def test_a_snapshot_that_a_crash_cut_off_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,12 +365,12 @@ def test_a_snapshot_that_a_crash_cut_off_is_begun_anew(monkeypatch: pytest.Monke
     monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
     monkeypatch.setattr(tally_module, "_PIECE_IDS", 10)
     for played in one_by_one(70):
-        if played.shard.state.walk is not None and len(played.shard.state.ids) == 52:
+        if played.shard.walk is not None and len(played.shard.ids) == 52:
             played.drop_memory()
     assert sum(each.begins for each in played.changelog) == 2
     assert sum(each.completes for each in played.changelog) == 1
     played.drop_memory(from_anchor=True)
-    assert len(played.shard.state.ids) == 70
+    assert len(played.shard.ids) == 70
 
 
 def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,9 +383,9 @@ def test_snapshots_also_come_when_only_copies_arrive(monkeypatch: pytest.MonkeyP
 def test_a_pack_cut_by_definitions_that_were_never_announced_stops_the_shard() -> None:
     (pack,) = intake(limited()).step(arriving([used("1")]))
     with pytest.raises(Stop, match="never announced"):
-        TallyShard(3, Restore().shard()).step([(0, frame_of(pack))])
+        counting(Restore().shard()).step({0: [(0, frame_of(pack))]})
 
 
 def test_a_frame_that_does_not_belong_in_the_log_stops_the_shard() -> None:
     with pytest.raises(Stop, match="TOTALS"):
-        TallyShard(3, Restore().shard()).step([(0, frame_of(Outgoing("", seal(Kind.TOTALS, {}))))])
+        counting(Restore().shard()).step({0: [(0, frame_of(Outgoing("", seal(Kind.TOTALS, {}))))]})

@@ -123,7 +123,7 @@ def _restored_without(spoil: Callable[[Shard], None]) -> Callable[[Any], Any]:
     def wrap(restore: Any) -> Any:
         def planted(self: Any, partition: int, changelog: Iterator[Record]) -> Any:
             position = restore(self, partition, changelog)
-            spoil(self._shards[partition].state)
+            spoil(self._tally.shards[partition])
             return position
 
         return planted

@@ -1,0 +1,57 @@
+"""How long identities are remembered, by the days of each shard's log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.batch import Batch
+from pipeline.part import Part
+from pipeline.periods import DAY_MS
+from pipeline.shard import Shard
+from schemas.definitions import Definitions
+from schemas.meter import Period
+
+#: A copy of an event is recognised for at least this long, and as long as it could still count.
+DEDUPE_DAYS = 35
+
+#: Arrival times may run behind the newest one by this much and still find their identities.
+DISORDER_DAYS = 35
+
+_LAST_DAY = int(np.iinfo(np.uint16).max)
+
+
+def advance(shards: Mapping[int, Shard], part: Part) -> NDArray[np.uint16]:
+    """Let each shard's watermark follow its packs; the day on which to look up each event, (n,)."""
+    received_ms = part.batch.received_ms
+    newest_ms = np.maximum.reduceat(received_ms, np.cumsum([0, *part.lengths[:-1]]))
+    oldest_days = []
+    for (number, _, _), pack_ms in zip(part.packs, newest_ms.tolist(), strict=True):
+        shard = shards[number]
+        before_ms, shard.watermark_ms = shard.watermark_ms, max(shard.watermark_ms, pack_ms)
+        if before_ms // DAY_MS < shard.watermark_ms // DAY_MS:
+            # What is dropped then would be found expired by every event to come.
+            shard.ids.forget_before(before_ms // DAY_MS - DISORDER_DAYS)
+        oldest_days.append(shard.watermark_ms // DAY_MS - DISORDER_DAYS)
+    days = np.maximum(received_ms // DAY_MS, np.repeat(oldest_days, part.lengths))
+    today: NDArray[np.uint16] = np.clip(days, 0, _LAST_DAY).astype(np.uint16)
+    return today
+
+
+def expiry(definitions: Definitions, batch: Batch, today: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """The last day on which a copy of each event must be recognised, shape (n,)."""
+    last_day = today.astype(np.int64) + DEDUPE_DAYS
+    # One look for each kind of period that an event type has, for the longest grace.
+    grace_ms: dict[tuple[str, Period], int] = {}
+    for meter in definitions.meters:
+        kind = (meter.event_type, meter.period)
+        grace_ms[kind] = max(meter.grace_ms, grace_ms.get(kind, 0))
+    for (event_type, period), longest_ms in grace_ms.items():
+        periods = batch.periods(period)
+        closed = (periods.ends_ms + longest_ms) // DAY_MS + 1
+        if closed.max() > last_day.min():
+            events = np.flatnonzero(batch.of_type(event_type))
+            last_day[events] = np.maximum(last_day[events], closed[periods.codes[events]])
+    return np.clip(last_day, 1, _LAST_DAY).astype(np.uint16)
