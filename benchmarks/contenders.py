@@ -112,6 +112,7 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
             "METERLINE_CONFIG": str(definitions),
             "METERLINE_STATE_DIRECTORY": str(place.state),
             "METERLINE_LINGER_MS": str(_METERLINE_LINGER_MS),
+            "METERLINE_TALLY_LINGER_MS": str(_METERLINE_LINGER_MS),
         }
         return [
             Command([*line, stage, "--instance", "benchmark"], here)

@@ -54,8 +54,10 @@ class Settings(BaseSettings):
     #: Only for a stand-in; empty means Stripe itself.
     stripe_api_base: str = Field("", pattern=r"^(https?://.*)?$")
 
-    #: How long intake and tally gather before they transact: more is cheaper, less is sooner.
+    #: How long intake and tally gather before they transact: more is cheaper, less is sooner. Tally
+    #: needs less of it, because what it reads comes a transaction at a time.
     linger_ms: int = Field(5, ge=0, le=60_000)
+    tally_linger_ms: int = Field(1, ge=0, le=60_000)
     #: How long a sink gathers before it writes, and how long usage gathers before it is billed.
     clickhouse_linger_ms: int = Field(500, ge=0, le=60_000)
     stripe_linger_ms: int = Field(200, ge=0, le=60_000)

@@ -85,6 +85,7 @@ def _transact(stage: StageName, settings: Settings, instance: str, stop: threadi
         wired = IntakeStage(read_definitions(settings.config), shards)
     elif stage is StageName.TALLY:
         wired = TallyStage(shards)
+        linger_ms = settings.tally_linger_ms
         state = topics.TALLY_STATE.name
         directory = settings.state_directory / member_of(stage, instance)
         clients = MirroredClients(clients, directory, state, lambda: topic_id(kafka, state))
