@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.groups import Groups
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -36,3 +38,9 @@ class Numbering(Generic[Name]):
     def numbers(self, names: Iterable[Name]) -> NDArray[np.int64]:
         """The numbers of `names`, new ones for those that were not known."""
         return np.array([self.number(name) for name in names], dtype=np.int64)
+
+    def translated(self, other: Self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers here of the names that have `numbers` in another numbering."""
+        occurring = Groups(numbers)
+        own = self.numbers(map(other.__getitem__, occurring.distinct.tolist()))
+        return own[occurring.numbers]

@@ -22,13 +22,11 @@ class Placed(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Events of one shard in a batch, from `begin` to before `end`, and where their packs lie."""
+    """The events of one shard in a batch, from `begin` to before `end`."""
 
     shard: int
     begin: int
     end: int
-    first_offset: int
-    last_offset: int
 
 
 class Part:
@@ -55,7 +53,6 @@ def parts(packs: Sequence[Placed]) -> Iterator[Part]:
 def _spans(packs: Sequence[Placed]) -> Iterator[Span]:
     begin = 0
     for shard, run in groupby(packs, key=attrgetter("shard")):
-        of_shard = list(run)
-        end = begin + sum(len(each.pack) for each in of_shard)
-        yield Span(shard, begin, end, of_shard[0].offset, of_shard[-1].offset)
+        end = begin + sum(len(each.pack) for each in run)
+        yield Span(shard, begin, end)
         begin = end

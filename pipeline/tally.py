@@ -197,12 +197,12 @@ class Tally:
         """The status of each event, as far as it does not depend on a meter; shape (n,)."""
         batch = part.batch
         shares = [self._shards[span.shard].share for span in part.spans]
-        sizes = [span.end - span.begin for span in part.spans]
+        sizes = [end - begin for _, begin, end in part.spans]
         self._require_home(part, counting.begin(batch, np.repeat(shares, sizes)))
         today = advance(self._shards, part)
         ids = (*batch.ids, expiry(definitions, batch, today))
         status = np.empty(len(batch), dtype=np.uint8)
-        for number, begin, end, *_ in part.spans:
+        for number, begin, end in part.spans:
             of_shard = those(ids, slice(begin, end))
             found = self._shards[number].ids.claim(of_shard, today[begin:end])
             changed[number].ids.append(those(of_shard, found == Status.ACCEPTED))
@@ -218,10 +218,11 @@ class Tally:
         if self._router is None or is_at_home.all():
             return
         batch = part.batch
-        for number, begin, end, first, last in part.spans:
+        for number, begin, end in part.spans:
             codes = np.unique(batch.customers[begin:end][~is_at_home[begin:end]])
             strange = batch.customer_names.take(pa.array(codes)).to_pylist()
-            where = f"{_at(number, first)} to {last}"
+            offsets = [offset for shard, offset, _ in part.packs if shard == number]
+            where = f"{_at(number, offsets[0])} to {offsets[-1]}"
             require_home(self._router, number, strange, where, _MISROUTED)
 
     def _finish(self, number: int, next_offset: int, changed: Changed) -> Iterator[Outgoing]:

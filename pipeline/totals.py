@@ -248,24 +248,17 @@ class Totals:
 
     def _take(self, share: int, other: Totals, rows: Rows) -> None:
         """Add what stands in some rows of another table as a share; `connect` makes it be found."""
-        sheets, customers, groups, crossed = (
-            Groups(other[name][rows].astype(np.int64))
-            for name in ("sheet", "customer", "group", "fired")
+        sheets, customers, groups, fired = (
+            other[name][rows].astype(np.int64) for name in ("sheet", "customer", "group", "fired")
         )
+        occurring = Groups(customers)
+        own = self.enter(other.customers.column(occurring.distinct), share)
         begin = self._count
         self._append(
-            sheet=self.sheets.numbers(map(other.sheets.__getitem__, sheets.distinct))[
-                sheets.numbers
-            ],
-            customer=self.enter(other.customers.column(customers.distinct), share)[
-                customers.numbers
-            ],
-            group=self.groups.numbers(map(other.groups.__getitem__, groups.distinct))[
-                groups.numbers
-            ],
-            fired=self.crossed.numbers(map(other.crossed.__getitem__, crossed.distinct))[
-                crossed.numbers
-            ],
+            sheet=self.sheets.translated(other.sheets, sheets),
+            customer=own[occurring.numbers],
+            group=self.groups.translated(other.groups, groups),
+            fired=self.crossed.translated(other.crossed, fired),
             events=other["events"][rows],
             latest_ns=other["latest_ns"][rows],
             as_of_ms=other["as_of_ms"][rows],
