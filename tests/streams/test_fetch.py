@@ -172,15 +172,29 @@ def test_nothing_is_read_as_nothing_and_an_error_is_raised_with_its_reason(kafka
     consumer.close()
 
 
-def test_what_comes_by_another_way_is_an_error_before_anything_is_read_past_it(kafka: str) -> None:
+def test_what_comes_by_another_way_is_an_error_before_anything_is_read_past_it(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create(kafka, 1, "fetched.ours", "fetched.elsewhere")
     publish(kafka, "fetched.elsewhere", [(0, b"first")])
     consumer = ConfluentClients({"bootstrap.servers": kafka}).consumer("fetched", "a")
-    consumer.assign({("fetched.ours", 0): 0})
-    undiverted = [TopicPartition("fetched.ours", 0, 0), TopicPartition("fetched.elsewhere", 0, 0)]
-    consumer._consumer.assign(undiverted)
+    divert, read, serve = consumer._fetcher.divert, consumer._fetcher.read, consumer._serve
+    monkeypatch.setattr(consumer._fetcher, "divert", lambda _: divert([("fetched.ours", 0)]))
+    consumer.assign({("fetched.ours", 0): 0, ("fetched.elsewhere", 0): 0})
+    publish(kafka, "fetched.ours", [(0, b"later")])
+    seen: list[Fetched] = []
+
+    def reading(count: int, wait_seconds: float) -> Fetched:
+        seen.append(read(count, wait_seconds))
+        # By now the other record is there, although it was not when the group was last asked.
+        time.sleep(1)
+        return seen[-1]
+
+    monkeypatch.setattr(consumer._fetcher, "read", reading)
+    monkeypatch.setattr(consumer, "_serve", lambda wait: serve(wait) if any(seen) else None)
     with pytest.raises(KafkaException, match="by another way"):
         consumer.read(10, WAIT_SECONDS_MAX)
+    assert [record.value for record in seen[-1]] == [b"later"]
     consumer.close()
 
 
