@@ -82,12 +82,17 @@ class Fetcher:
         self._taken(self._messages[:0])
 
     def divert(self, places: Iterable[Place]) -> None:
-        """What is fetched of these places comes here. Must be called before they are assigned."""
+        """What is fetched of these places comes here. Must be called before they are assigned.
+
+        Raises:
+            KafkaException: there is no such partition.
+        """
         self._let_go(self._diverted)
-        self._diverted = [
-            librdkafka.queue_of_partition(self._handle, topic.encode(), partition)
-            for topic, partition in places
-        ]
+        for topic, partition in places:
+            queue = librdkafka.queue_of_partition(self._handle, topic.encode(), partition)
+            if queue is None:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, topic))
+            self._diverted.append(queue)
         self._divert_again()
 
     def read(self, count: int, wait_seconds: float) -> Fetched:
@@ -173,13 +178,13 @@ def _room(sizes: NDArray[np.uint64] | NDArray[np.int64], end: bytes = b"") -> Te
     return Texts(octets, bounds)
 
 
-def _topics(handles: Words) -> tuple[list[str], NDArray[np.uint8]]:
+def _topics(handles: Words) -> tuple[list[str], NDArray[np.int32]]:
     """The names of the topics, and which of them each record is of."""
     if not len(handles) or (handles == handles[0]).all():
-        distinct, codes = handles[:1], np.zeros(len(handles), dtype=np.uint8)
+        distinct, codes = handles[:1], np.zeros(len(handles), dtype=np.int32)
     else:
         distinct, numbers = np.unique(handles, return_inverse=True)
-        codes = numbers.astype(np.uint8)
+        codes = numbers.astype(np.int32)
     return [librdkafka.topic_name(handle).decode() for handle in distinct.tolist()], codes
 
 

@@ -26,7 +26,7 @@ class Columns(NamedTuple):
     `header_kinds` are those above, `headers` what stands in those of the last kind.
     """
 
-    topic_codes: NDArray[np.uint8]
+    topic_codes: NDArray[np.int32]
     partitions: NDArray[np.int32]
     offsets: NDArray[np.int64]
     timestamps_ms: NDArray[np.int64]
@@ -51,11 +51,11 @@ class Fetched(Records):
         parts = [self, *(other for other in others if isinstance(other, Fetched))]
         if len(parts) <= len(others):
             return super().followed_by(others)
-        topics: list[str] = []
-        codes = []
-        for part in parts:
-            codes.append(part._columns.topic_codes + np.uint8(len(topics)))
-            topics += part._topics
+        topics = list(dict.fromkeys(topic for part in parts for topic in part._topics))
+        codes = [
+            np.array(list(map(topics.index, part._topics)), np.int32)[part._columns.topic_codes]
+            for part in parts
+        ]
         columns = zip(*(part._columns for part in parts), strict=True)
         joined = Columns(*map(_joined, columns))
         return Fetched(topics, joined._replace(topic_codes=np.concatenate(codes)))

@@ -157,6 +157,22 @@ def test_a_place_that_is_assigned_again_and_again_goes_on_being_read(kafka: str)
     consumer.close()
 
 
+def test_a_batch_may_be_gathered_from_any_number_of_reads(kafka: str) -> None:
+    topics = ("fetched.one", "fetched.two")
+    create(kafka, 1, *topics)
+    for topic in topics:
+        publish(kafka, topic, ((0, topic.encode()) for _ in range(300)))
+    consumer, fetching = fetcher(kafka, *topics)
+    parts = read_all(fetching, 600, lambda: 1)
+    whole = Records.joined(parts)
+    assert len(parts) == len(whole) == 600
+    assert {(record.topic, record.value) for record in whole} == {
+        (topic, topic.encode()) for topic in topics
+    }
+    fetching.close()
+    consumer.close()
+
+
 def test_nothing_is_read_as_nothing_and_an_error_is_raised_with_its_reason(kafka: str) -> None:
     create(kafka, 1, "fetched.past")
     consumer, fetching = fetcher(kafka, "fetched.past")
