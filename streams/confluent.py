@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from pipeline.record import Outgoing, Record
 from streams.clients import Committed, Place, Rebalanced
+from streams.connection_log import ConnectionLog
 from streams.failures import untangled
 from streams.read import Messages, read_to_end
 from streams.stage import member_of, membership
@@ -232,13 +233,22 @@ class ConfluentWriter:
 
 
 class ConfluentTransactions:
-    """A `TransactionalWriter`."""
+    """A `TransactionalWriter`.
+
+    When a connection breaks, the client library sends again what was not answered. The first copy
+    may reach the broker all the same, and late: within the next transaction, which it would end too
+    early, or give positions of the one before. A broker that knows transactions apart turns it away
+    (KIP-890), but not with this library. So after a transaction in which a connection broke, the id
+    is claimed anew: what comes late is of an epoch that is over.
+    """
 
     def __init__(self, kafka: Mapping[str, str], transactional_id: str) -> None:
-        self._producer = Producer(
+        self._log = ConnectionLog(kafka)
+        self._settings = (
             dict(kafka)
             | WRITER
             | _patience()
+            | self._log.settings()
             | {
                 "transactional.id": transactional_id,
                 "client.id": transactional_id,
@@ -248,6 +258,7 @@ class ConfluentTransactions:
                 "retry.backoff.ms": 5,
             }
         )
+        self._producer = Producer(self._settings)
 
     def fence(self) -> None:
         """Claim the id."""
@@ -255,6 +266,12 @@ class ConfluentTransactions:
 
     def begin(self) -> None:
         """Begin a transaction."""
+        if self._log.has_break:
+            self._producer = Producer(self._settings)
+            self.fence()
+        # Nothing is under way now, so a connection that broke until here has left no copies.
+        self._producer.poll(0)
+        self._log.has_break = False
         self._producer.begin_transaction()
 
     def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
@@ -276,6 +293,8 @@ class ConfluentTransactions:
     def commit(self) -> None:
         """Make all of it visible."""
         self._producer.commit_transaction(_ANSWER_SECONDS)
+        # Hear what befell its connections.
+        self._producer.poll(0)
 
     def abort(self) -> None:
         """Give up whatever is open."""

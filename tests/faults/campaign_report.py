@@ -27,6 +27,7 @@ _MEANINGS = {
     "black hole": "nothing passes in either direction, for 2 to 14 s",
     "half-open": "a fifth of all connections stay open and answer no more, for 5 to 30 s",
     "delayed EndTxn": "each EndTxn held back for 0.5 to 12 s (transactions time out after 10 s)",
+    "late request": "an EndTxn or TxnOffsetCommit is sent again; the first comes up to 3 s later",
     "stripe outage": "each call fails, half of them after they counted, for 5 to 20 s",
     "repartition": "usage.events from 4 to 8 partitions while events flow",
 }

@@ -26,6 +26,7 @@ from tests.faults.kafka_proxy import (
     TXN_OFFSET_COMMIT,
     Ambush,
     KafkaProxy,
+    Straggler,
 )
 
 #: Which requests of a stage move something.
@@ -47,6 +48,7 @@ WEIGHTS = {
     "black hole": 1.0,
     "half-open": 0.5,
     "delayed EndTxn": 2.0,
+    "late request": 4.0,
     "stripe outage": 1.5,
 }
 #: Past the session time-out, so that the group gives a paused process's work away.
@@ -134,6 +136,7 @@ class Harm:
             "black hole": self._black_hole,
             "half-open": self._half_open,
             "delayed EndTxn": self._delay_end_txn,
+            "late request": self._hold_up,
             "stripe outage": self._end_stripe,
         }[kind]
         if kind != "kill":
@@ -234,6 +237,16 @@ class Harm:
         """For so long, at times, that the broker has ended the transaction by itself."""
         self._proxy.end_txn_seconds = self._rng.uniform(0.5, 12)
         self._later(self._rng.uniform(5, 15), self._proxy.heal)
+
+    def _hold_up(self) -> None:
+        """The end of a transaction, or its positions, comes a second time, in a later one."""
+        stages = [name for name, effects in _EFFECTS_OF.items() if END_TXN in effects]
+        members = [member for member in self._fleet.members if member.stage in stages]
+        api_key = self._rng.choice([TXN_OFFSET_COMMIT, END_TXN])
+        straggler = Straggler(self._rng.choice(members).name, api_key)
+        self._proxy.hold_up(straggler)
+        seconds = self._rng.uniform(0.05, 3)
+        self._later(seconds, lambda: self._proxy.let_arrive(straggler))
 
     def _end_stripe(self) -> None:
         self._stripe.is_out = True

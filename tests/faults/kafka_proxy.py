@@ -75,6 +75,19 @@ class Ambush:
 
 
 @dataclass(eq=False)
+class Straggler:
+    """One client's next request of a kind: its connection breaks, and the broker gets it late."""
+
+    client: str
+    api_key: int
+    #: It is under way, and the client has lost the connection.
+    left: threading.Event = field(default_factory=threading.Event)
+    #: The broker has answered it.
+    answered: threading.Event = field(default_factory=threading.Event)
+    may_arrive: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
 class _Link:
     """One connection of a client, and the one to the broker that stands for it."""
 
@@ -103,6 +116,8 @@ class KafkaProxy:
         self._links: set[_Link] = set()
         self._cut_off: set[str] = set()
         self._ambushes: dict[str, Ambush] = {}
+        self._stragglers: list[Straggler] = []
+        self._under_way: list[asyncio.Future[None]] = []
         self._sent_offsets: set[str] = set()
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()
@@ -135,6 +150,16 @@ class KafkaProxy:
     def lift(self, client: str) -> None:
         """Wait for it no more."""
         self._ambushes.pop(client, None)
+
+    def hold_up(self, straggler: Straggler) -> None:
+        """Break the connection of a client's next request of a kind, and keep the request."""
+        self._stragglers.append(straggler)
+
+    def let_arrive(self, straggler: Straggler) -> None:
+        """Let the broker have it after all; if it has not come yet, it will not be held up."""
+        if straggler in self._stragglers:
+            self._stragglers.remove(straggler)
+        self._loop.call_soon_threadsafe(straggler.may_arrive.set)
 
     def has_committed_since(self, client: str, began: float) -> bool:
         """Whether the broker has confirmed positions of it since this monotonic time."""
@@ -222,6 +247,12 @@ class KafkaProxy:
             if api_key == END_TXN and self.end_txn_seconds:
                 await asyncio.sleep(self.end_txn_seconds)
             link.pending[correlation] = (api_key, version, frame)
+            for straggler in self._stragglers:
+                if (straggler.client, straggler.api_key) == (link.client, api_key):
+                    self._stragglers.remove(straggler)
+                    self._under_way.append(asyncio.ensure_future(self._straggle(straggler, frame)))
+                    straggler.left.set()
+                    return
             ambush = self._ambushes.get(link.client)
             strikes = ambush is not None and ambush.api_key == api_key
             if ambush is not None and strikes and ambush.before:
@@ -231,6 +262,14 @@ class KafkaProxy:
             await broker.drain()
             if ambush is not None and strikes:
                 self._spring(ambush)
+
+    async def _straggle(self, straggler: Straggler, frame: bytes) -> None:
+        await straggler.may_arrive.wait()
+        answers, broker = await asyncio.open_connection("127.0.0.1", self.broker_port)
+        broker.write(frame)
+        await _frame(answers)
+        broker.close()
+        straggler.answered.set()
 
     async def _answers(self, link: _Link, reader: asyncio.StreamReader) -> None:
         while True:

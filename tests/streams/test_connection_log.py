@@ -1,0 +1,57 @@
+"""What the client library logs is passed on as before, and connections that broke are noted."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from streams.connection_log import ConnectionLog
+
+BROKE = "[thrd:TxnCoordinator]: Disconnected: connection reset by peer (after 121ms in state UP)"
+REFUSED = "[thrd:a:1/1]: Connect to a:1 failed: Connection refused (after 0ms in state CONNECT)"
+
+
+def told(log: ConnectionLog, level: int, facility: str, text: str) -> None:
+    """A line, as the client library hands it over."""
+    log.settings()["logger"].log(level, "%s [%s] %s", facility, "p", text)
+
+
+def test_a_connection_that_was_up_and_broke_is_noted_however_low_the_line_is() -> None:
+    for level in (logging.DEBUG, logging.INFO, logging.ERROR):
+        log = ConnectionLog({})
+        told(log, level, "FAIL", BROKE)
+        assert log.has_break
+
+
+def test_a_connection_that_never_was_is_not() -> None:
+    """Else each transaction would claim its id anew as long as one of many brokers is away."""
+    log = ConnectionLog({})
+    told(log, logging.ERROR, "FAIL", REFUSED)
+    told(log, logging.DEBUG, "WAKEUP", "Wake-up sent to 2 broker threads in state >= UP: flushing")
+    assert not log.has_break
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({}, ["%3", "%4", "%6"]),
+        ({"log_level": "3"}, ["%3"]),
+        ({"log_level": 0}, []),
+        ({"log_level": "7"}, ["%3", "%4", "%6"]),
+        ({"log_level": "7", "debug": "eos"}, ["%3", "%4", "%6", "%7"]),
+    ],
+)
+def test_lines_are_shown_that_would_be_shown_without_it(
+    settings: dict[str, str], shown: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = ConnectionLog(settings)
+    for level in (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG):
+        told(log, level, "FAIL", REFUSED)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("|")[0] for line in lines] == shown
+    assert all(line.endswith(f"|FAIL [p] {REFUSED}") for line in lines)
+
+
+def test_a_client_gets_our_context_beside_those_it_was_given() -> None:
+    assert ConnectionLog({"debug": "eos,msg"}).settings()["debug"] == "broker,eos,msg"
