@@ -250,11 +250,12 @@ def _topics(broker: LocalKafka) -> set[str]:
 
 
 def _folder_bytes(folder: Path) -> int:
-    return sum(_size(file) for file in folder.rglob("*"))
+    # Unlike `rglob`, which gives up when a folder goes while it is there.
+    return sum(_size(Path(at, name)) for at, _, names in os.walk(folder) for name in names)
 
 
 def _size(file: Path) -> int:
-    # Compaction removes files while we look.
+    # Compaction and checkpoints remove files while we look.
     with suppress(FileNotFoundError):
         if file.is_file():
             return file.stat().st_size

@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import islice
 from multiprocessing.process import BaseProcess
@@ -32,7 +32,7 @@ from sinks.clickhouse.write import ClickHouseSink
 from sinks.stripe.stand_in import StripeStandIn
 from streams.backlog import backlog
 from streams.local_kafka import LocalKafka
-from streams.producer import Producer
+from streams.producer import DeliveryFailed, Producer
 from streams.read import partition_count
 from streams.topics import create_topics
 from tests.faults.outcome import differences, of_bill, of_clickhouse, of_stripe
@@ -44,7 +44,7 @@ SHARDS = 4
 EVENT_PARTITIONS = 3
 CATALOGUE = topics.sized(shards=SHARDS, event_partitions=EVENT_PARTITIONS)
 CUSTOMERS = 20
-NOW = "2026-11-20T12:00:00+00:00"
+ENDING_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 #: Many thresholds, so that almost every transaction of tally has alerts.
 DEFINITIONS: dict[str, Any] = {
@@ -108,13 +108,19 @@ _BATCHES_MAX = {"intake": 100, "tally": 4, "bill": 10, "stripe": 20, "clickhouse
 
 
 class Deployment:
-    """The processes of one broker, and the events for them; a context manager."""
+    """The processes of one broker, and the events for them; a context manager.
 
-    def __init__(self, broker: LocalKafka, events: int, seed: int) -> None:
+    The last event arrives at `ending_at`. Where the broker dies, that must be within its day: it
+    forgets producers of older records, and takes what they send again for new.
+    """
+
+    def __init__(
+        self, broker: LocalKafka, events: int, seed: int, ending_at: datetime = ENDING_AT
+    ) -> None:
         self.address = broker.address
         self._kafka = {"bootstrap.servers": self.address}
-        end = datetime.fromisoformat(NOW)
-        self._lines = list(generate(events, CUSTOMERS, seed, end, shares=SHARES))
+        self._now = ending_at.isoformat()
+        self._lines = list(generate(events, CUSTOMERS, seed, ending_at, shares=SHARES))
         self._unsent = read_ndjson(self._lines)
         self._sent = 0
         self._lives: dict[BaseProcess, Life] = {}
@@ -212,6 +218,33 @@ class Deployment:
         self._sent += len(batch)
         return len(batch)
 
+    def send_while_the_broker_may_die(self, count: int) -> None:
+        """As `send`, but take no refusal for a fault; `send_refused` must follow."""
+        for line in list(islice(self._unsent, count)):
+            with suppress(DeliveryFailed):
+                self._producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+            self._sent += 1
+        with suppress(DeliveryFailed):
+            self._producer.flush()
+
+    def send_refused(self) -> None:
+        """Send again what is not on the log, as the producer's error advises."""
+        records = read(self.address, topics.EVENTS.name)
+        there = Counter((record.key, record.value) for record in records)
+        sent = list(read_ndjson(self._lines[: self._sent]))
+        kept: list[int] = []
+        missing: list[int] = []
+        for number, line in enumerate(sent):
+            is_there = there[line.key, line.value] > 0
+            there[line.key, line.value] -= 1
+            (kept if is_there else missing).append(number)
+        # From now on in the order of the log.
+        self._lines[: self._sent] = [self._lines[number] for number in kept + missing]
+        for number in missing:
+            line = sent[number]
+            self._producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+        self._producer.flush()
+
     def repartition(self, partitions: int) -> None:
         """Give usage.events more partitions, and send to all of them from now on."""
         self.wait_until_done()  # A customer's later events may be read before the earlier ones.
@@ -238,9 +271,9 @@ class Deployment:
         """What is wrong in the end, against brute force over the lines that were sent."""
         lines = self._lines[: self._sent]
         counts = Counter(record.partition for record in read(self.address, topics.EVENTS.name))
-        assert counts.total() == len(lines)
+        assert counts.total() == len(lines), counts
         sent = [[1] * counts[partition] for partition in range(max(counts) + 1)]
-        expected = expect(DEFINITIONS, lines, now=NOW)
+        expected = expect(DEFINITIONS, lines, now=self._now)
         of_topic = cache(partial(read, self.address))
         found = differences(of_topic, expected, sent)
         if "bill" in self._plans:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def fill(ballast: Path, left_bytes: int) -> None:
 def test_a_broker_without_room_dies_and_comes_back_with_nothing_lost(small_disk: Path) -> None:
     with (
         LocalKafka(small_disk / "kafka") as broker,
-        Deployment(broker, events=3_000, seed=SEED) as deployment,
+        Deployment(broker, 3_000, SEED, ending_at=datetime.now(UTC)) as deployment,
     ):
         for stage in ("intake", "tally"):
             deployment.start(stage)
@@ -52,13 +53,14 @@ def test_a_broker_without_room_dies_and_comes_back_with_nothing_lost(small_disk:
         deployment.wait_until_done()
         ballast = small_disk / "ballast"
         fill(ballast, left_bytes=100_000)
-        sender = threading.Thread(target=deployment.send, args=(2_000,))
+        sender = threading.Thread(target=deployment.send_while_the_broker_may_die, args=(2_000,))
         sender.start()
         with pytest.raises(Stop, match="ended by itself"):
             broker.wait()
         ballast.unlink()
         broker.revive()
         sender.join()
+        deployment.send_refused()
         deployment.send(700)
         deployment.wait_until_done()
         assert deployment.are_all_alive()

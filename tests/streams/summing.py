@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import structs
@@ -14,8 +15,9 @@ from tests.streams.on_kafka import committed, create, publish, read
 class Summing:
     """Writes for each batch which offsets it added and the sum so far.
 
-    Its state is a changelog of additions; after every `snapshot_every` of them comes the sum, as a
-    snapshot; one that is `spread` begins before the addition and is complete with the next one.
+    Its state is a changelog of additions; after every `snapshot_every` of them in a partition comes
+    the sum, as a snapshot; one that is `spread` begins before the addition and is complete with the
+    next one.
     `before_step` is called with each batch.
     """
 
@@ -35,7 +37,7 @@ class Summing:
         self._snapshot_every = snapshot_every
         self._before_step = before_step
         self._spread = spread
-        self._segments = 0
+        self._segments: Counter[int] = Counter()
         #: Partitions of which a snapshot is being written.
         self._begun: set[int] = set()
         self._sums: dict[int, int] = {}
@@ -81,8 +83,8 @@ class Summing:
             if self.state_topic is not None:
                 segment = {"next": log[-1].offset + 1, "add": add}
                 outgoing.append(_json(self.state_topic, partition, segment))
-                self._segments += 1
-                is_due = self._segments % self._snapshot_every == 0
+                self._segments[partition] += 1
+                is_due = self._segments[partition] % self._snapshot_every == 0
                 if partition in self._begun or (is_due and not self._spread):
                     snapshot = {"next": log[-1].offset + 1, "sum": total}
                     record = _json(self.state_topic, partition, snapshot)
