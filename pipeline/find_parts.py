@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.scan_event import SENTINEL, Bytes, Places, scan_events
-from pipeline.words import WORD_BYTES, words_of
+from pipeline.scan_event import Bytes, Places, scan_events
+from pipeline.words import SENTINEL, WORD_BYTES, Texts, words_of
 
 
 class Parts(NamedTuple):
@@ -35,8 +35,9 @@ class PartFinder:
         self._bounds = np.cumsum([0, *map(len, names)])
         self._words = np.array([_word(name) for name in names], dtype=np.uint64)
 
-    def find(self, text: bytes | memoryview, bounds: Places) -> Parts:
-        """The parts of the events that `bounds` cut `text` into, which ends with `SENTINEL`."""
+    def find(self, events: Texts) -> Parts:
+        """The parts of n events."""
+        octets, bounds = events
         shape = (self._count, len(bounds) - 1)
         parts = Parts(
             np.zeros(shape[1], dtype=np.bool_),
@@ -45,8 +46,9 @@ class PartFinder:
             np.zeros(shape, dtype=np.int32),
             np.zeros(shape, dtype=np.int64),
         )
-        octets = np.frombuffer(text, dtype=np.uint8)
-        scan_events(octets, words_of(text), bounds, self._names, self._bounds, self._words, *parts)
+        scan_events(
+            octets, words_of(octets), bounds, self._names, self._bounds, self._words, *parts
+        )
         return parts
 
 

@@ -23,7 +23,7 @@ from pipeline.identify import fingerprints, hashes
 from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, cut
-from pipeline.record import PLAIN_HEADERS, Outgoing, Record, Records
+from pipeline.record import Outgoing, Record, Records
 from pipeline.reject import rejected
 from pipeline.route import Router
 from pipeline.scan import Scanned, Scanner
@@ -35,7 +35,6 @@ from schemas.frame import Kind, seal
 
 _READS_NOTHING = Reading((), ())
 _LAST_MS = LAST_NS // 10**6
-_USUAL_HEADERS = (PLAIN_HEADERS, ())
 #: A packed record of some kilobytes may be thousands of rejections, 10 us each.
 _EVENTS_AT_ONCE = 100_000
 _EXAMPLE = Record(
@@ -119,18 +118,12 @@ class Intake:
 
     def _scan(self, arrived: Records) -> tuple[Scanned, list[int]]:
         """What is usual, and the places of what is not."""
-        values, received = arrived.values, arrived.timestamps_ms
+        received = arrived.timestamps_ms
         in_range = (received >= 0) & (received < _LAST_MS)
-        if not arrived.are_plain or not in_range.all():
-            rows = zip(values, arrived.headers, in_range, strict=True)
-            values = [
-                value if header in _USUAL_HEADERS and is_in_range else None
-                for value, header, is_in_range in rows
-            ]
-        scanned = self._scanner.scan([value or b"" for value in values])
-        if len(scanned.rows) == len(values):
+        scanned = self._scanner.scan(arrived.texts, arrived.has_usual_headers & in_range)
+        if len(scanned.rows) == len(arrived):
             return scanned, []
-        is_other = np.ones(len(values), dtype=np.bool_)
+        is_other = np.ones(len(arrived), dtype=np.bool_)
         is_other[scanned.rows] = False
         return scanned, np.flatnonzero(is_other).tolist()
 

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.words import Texts
 from schemas.usage_event import STRUCTURED
 
 Headers = tuple[tuple[str, bytes], ...]
@@ -64,16 +65,15 @@ class Records(Sequence[Record]):
     def __init__(self, records: Sequence[Any]) -> None:
         self._records = records
 
-    @classmethod
-    def joined(cls, parts: Sequence[Records]) -> Records:
-        """The records of `parts`, which are of one kind, one after the other."""
-        if len(parts) == 1:
-            return parts[0]
-        whole = type(parts[0])([record for part in parts for record in part._records])
-        # What every reader has looked at already is not made again.
-        whole.__dict__["partitions"] = np.concatenate([part.partitions for part in parts])
-        whole.__dict__["offsets"] = np.concatenate([part.offsets for part in parts])
-        return whole
+    @staticmethod
+    def joined(parts: Sequence[Records]) -> Records:
+        """The records of `parts`, of which there is at least one, one after the other."""
+        first, *others = parts
+        return first.followed_by(others) if others else first
+
+    def followed_by(self, others: Sequence[Records]) -> Records:
+        """These records and then those of `others`."""
+        return Records([record for part in (self, *others) for record in part])
 
     @classmethod
     def of_columns(cls, records: Sequence[Any], **columns: Sequence[Any] | NDArray[Any]) -> Records:
@@ -145,10 +145,22 @@ class Records(Sequence[Record]):
         return [record.headers for record in self]
 
     @cached_property
+    def texts(self) -> Texts:
+        """All values, one after the other; an absent one is empty."""
+        return Texts.of(self.values)
+
+    @cached_property
+    def has_usual_headers(self) -> NDArray[np.bool_]:
+        """Which have the headers of one event, or none, shape (n,)."""
+        headers = self.headers
+        if headers.count(PLAIN_HEADERS) + headers.count(()) == len(headers):
+            return np.ones(len(headers), dtype=np.bool_)
+        return np.array([names in (PLAIN_HEADERS, ()) for names in headers], dtype=np.bool_)
+
+    @property
     def are_plain(self) -> bool:
         """Whether all have the headers of one event, or none."""
-        count = self.headers.count(PLAIN_HEADERS)
-        return count == len(self) or count + self.headers.count(()) == len(self)
+        return bool(self.has_usual_headers.all())
 
 
 #: (topic, partition) → the next offset to read.

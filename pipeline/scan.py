@@ -8,11 +8,10 @@ unusual goes there, event by event. Both read the same into what is usual.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -32,7 +31,6 @@ from pipeline.scan_event import (
     ID,
     INTEGER,
     OBJECT,
-    SENTINEL,
     SOURCE,
     SUBJECT,
     TEXT,
@@ -42,7 +40,7 @@ from pipeline.scan_event import (
     Places,
     read_times,
 )
-from pipeline.words import words_of
+from pipeline.words import Texts, words_of
 from schemas.meter import path_steps
 
 _NAMES = (ID, SOURCE, TYPE, SUBJECT)
@@ -58,7 +56,7 @@ class Scanned:
     `integers` are the whole numbers among these. `bounds` cut `text` into all that was scanned.
     """
 
-    text: bytes
+    text: NDArray[np.uint8]
     rows: NDArray[np.int64]
     bounds: Places
     times_ns: NDArray[np.int64]
@@ -104,21 +102,19 @@ class Scanner:
         self._members = {path: len(ATTRIBUTES) + n for n, path in enumerate(dict.fromkeys(paths))}
         self._parts = PartFinder([*ATTRIBUTES, *map(_member, self._members)])
 
-    def scan(self, values: Sequence[bytes | msgspec.Raw]) -> Scanned:
-        """What is usual among `values`, of less than 2 GiB together."""
-        text = b"".join([*values, SENTINEL])
-        bounds = np.zeros(len(values) + 1, dtype=np.int32)
-        np.cumsum(np.fromiter(map(len, values), np.int32, len(values)), out=bounds[1:])
-        usual, kinds, begins, ends, integers = self._parts.find(text, bounds)
-        octets = np.frombuffer(text, dtype=np.uint8)
-        times_ns = np.empty(len(values), dtype=np.int64)
-        read_times(octets, begins[TIME], ends[TIME], times_ns)
+    def scan(self, events: Texts, may_be_usual: NDArray[np.bool_]) -> Scanned:
+        """What is usual among n `events`, of those that may be so, shape (n,)."""
+        usual, kinds, begins, ends, integers = self._parts.find(events)
+        text, bounds = events
+        usual &= may_be_usual
+        times_ns = np.empty(len(usual), dtype=np.int64)
+        read_times(text, begins[TIME], ends[TIME], times_ns)
         usual &= times_ns >= 0
-        usual &= _are_attributes_usual(octets, kinds, begins, ends)
+        usual &= _are_attributes_usual(text, kinds, begins, ends)
         types = gather(text, begins[TYPE], ends[TYPE], pa.string()).dictionary_encode()
         usual &= self._have_what_is_read(types, kinds)
         if usual.all():
-            rows = np.arange(len(values))
+            rows = np.arange(len(usual))
         else:
             rows = np.flatnonzero(usual)
             times_ns, types = times_ns[rows], types.take(pa.array(rows))

@@ -21,8 +21,6 @@ from pipeline.words import FIRST_BYTES, WORD_BYTES, Words
 Bytes: TypeAlias = NDArray[np.uint8]
 Places: TypeAlias = NDArray[np.int32]
 
-SENTINEL = b'"' * 2 * WORD_BYTES
-
 #: What an event may have, by its column; members of data that meters read come after these.
 ATTRIBUTES = (
     b"id",

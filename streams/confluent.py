@@ -12,16 +12,16 @@ from confluent_kafka import (
     Consumer,
     KafkaError,
     KafkaException,
-    Message,
     Producer,
     TopicPartition,
 )
 
-from pipeline.record import Outgoing, Record
+from pipeline.record import Outgoing, Record, Records
 from streams.clients import Committed, Place, Rebalanced
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
-from streams.read import Messages, read_to_end
+from streams.fetch import Fetcher
+from streams.read import read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
 
@@ -34,6 +34,12 @@ _ANSWER_SECONDS = 30.0
 #: behind is shut out by the next one, which has its name.
 _CLOSE_SECONDS = 10.0
 _LAST_LOOK_SECONDS = 0.1
+
+#: So often whoever waits for records looks what the group says.
+_LOOK_UP_SECONDS = 0.05
+
+#: A partition that is unknown yet may be dropped, and its way with it, before it is assigned anew.
+_UNDIVERTED = KafkaError(KafkaError._STATE, "a record came by another way than those after it")
 
 
 class RealClock:
@@ -103,6 +109,9 @@ class ConfluentConsumer:
                 "topic.metadata.refresh.interval.ms": 10_000,
             }
         )
+        self._fetcher = Fetcher(self._consumer)
+        self._is_assigned = False
+        self._times_assigned = 0
         #: What the group knows of a consumer that is no member.
         self._stranger = self._consumer.consumer_group_metadata()
         self._on_assign: Rebalanced = _ignored
@@ -123,10 +132,29 @@ class ConfluentConsumer:
             on_lost=self._revoked,
         )
 
-    def read(self, count: int, wait_seconds: float) -> Messages:
+    def read(self, count: int, wait_seconds: float) -> Records:
         """At most `count` records."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            left = min(max(deadline - time.monotonic(), 0), _LOOK_UP_SECONDS)
+            self._serve(0 if self._is_assigned else left)
+            records = self._fetch(count, left if self._is_assigned else 0)
+            if records or time.monotonic() >= deadline:
+                return records
+
+    def _fetch(self, count: int, wait_seconds: float) -> Records:
+        """What was diverted. Whatever was not, and comes before it, is an error by now."""
+        times_assigned = self._times_assigned
+        records = self._fetcher.read(count, wait_seconds)
+        if records:
+            self._serve(0)
+        # What was read before the group gave out its partitions anew is read again, by whomever.
+        return records if self._times_assigned == times_assigned else Records([])
+
+    def _serve(self, wait_seconds: float) -> None:
+        """Take part in the group, whose word comes apart from the records."""
         with untangled():
-            messages = self._consumer.consume(count, wait_seconds)
+            told = self._consumer.poll(wait_seconds)
         if self._raised is not None:
             raised, self._raised = self._raised, None
             try:
@@ -134,9 +162,8 @@ class ConfluentConsumer:
             finally:
                 # An error whose frames hold it is a cycle that keeps clients and their threads.
                 del raised
-        if any(map(Message.error, messages)):
-            raise KafkaException(next(filter(None, map(Message.error, messages))))
-        return Messages(messages)
+        if told is not None:
+            raise KafkaException(told.error() or _UNDIVERTED)
 
     def committed(self, places: Sequence[Place]) -> dict[Place, Committed]:
         """What the group has committed, once it is decided."""
@@ -152,6 +179,9 @@ class ConfluentConsumer:
 
     def assign(self, starts: Mapping[Place, int | None]) -> None:
         """Read on from these offsets."""
+        self._fetcher.divert(starts)
+        self._is_assigned = bool(starts)
+        self._times_assigned += 1
         self._consumer.assign(
             [
                 TopicPartition(*place, OFFSET_BEGINNING if offset is None else offset)
@@ -161,6 +191,8 @@ class ConfluentConsumer:
 
     def unassign(self) -> None:
         """Read nothing."""
+        self._is_assigned = False
+        self._times_assigned += 1
         self._consumer.unassign()
 
     def pause(self, places: Sequence[Place]) -> None:
@@ -191,6 +223,8 @@ class ConfluentConsumer:
             # What the group is giving it is refused here, while the client still answers. Inside
             # `close` that may wait for ever, and with the interpreter's lock in its hands.
             self._consumer.consume(1, _LAST_LOOK_SECONDS)
+        self._fetcher.close()
+        with contextlib.suppress(KafkaException, RuntimeError):
             _within(_CLOSE_SECONDS, self._consumer.close)
         # They hold whoever subscribed, and with it a producer, whose threads shall end now.
         self._on_assign = self._on_revoke = _ignored
@@ -201,19 +235,17 @@ class ConfluentConsumer:
             # still waits for a word on what it is given.
             consumer.unassign()
             return
-        self._tell(self._on_assign, consumer, partitions)
+        self._tell(self._on_assign, partitions)
 
-    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._tell(self._on_revoke, consumer, partitions)
+    def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+        self._tell(self._on_revoke, partitions)
 
-    def _tell(
-        self, listener: Rebalanced, consumer: Consumer, partitions: list[TopicPartition]
-    ) -> None:
+    def _tell(self, listener: Rebalanced, partitions: list[TopicPartition]) -> None:
         try:
             listener([(partition.topic, partition.partition) for partition in partitions])
         except BaseException as error:
             self._raised = error
-            consumer.unassign()
+            self.unassign()
 
 
 class ConfluentWriter:

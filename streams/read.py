@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import repeat
-from operator import eq, itemgetter
+from collections.abc import Iterator, Mapping
 from sys import intern
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -19,15 +15,11 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from numpy.typing import NDArray
 
 from pipeline.errors import Retry
-from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
+from pipeline.record import PLAIN_HEADERS, Record
 
 _ANSWER_SECONDS = 30.0
-
-#: As the client library returns them.
-_PLAIN_HEADERS = list(PLAIN_HEADERS)
 
 
 def record_of(message: Message) -> Record:
@@ -44,60 +36,6 @@ def record_of(message: Message) -> Record:
         message.value(),
         PLAIN_HEADERS if headers == PLAIN_HEADERS else headers,  # type: ignore[arg-type]
     )
-
-
-class Messages(Records):
-    """Messages of the client library, which become records one by one, if at all."""
-
-    _records: Sequence[Message]
-
-    def __getitem__(self, index: int | slice) -> Any:
-        if isinstance(index, slice):
-            return [record_of(message) for message in self._records[index]]
-        return record_of(self._records[index])
-
-    def __iter__(self) -> Iterator[Record]:
-        return map(record_of, self._records)
-
-    @property
-    def value_bytes(self) -> int:
-        """The bytes of all values."""
-        return sum(map(len, self._records))
-
-    @cached_property
-    def partitions(self) -> NDArray[np.int32]:
-        """The partition of each, shape (n,)."""
-        return np.fromiter(map(Message.partition, self._records), np.int32, len(self))
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """The offset of each, shape (n,)."""
-        return np.fromiter(map(Message.offset, self._records), np.int64, len(self))
-
-    @cached_property
-    def timestamps_ms(self) -> NDArray[np.int64]:
-        """The timestamp of each, in milliseconds since 1970, shape (n,)."""
-        pairs = map(Message.timestamp, self._records)
-        return np.fromiter(map(itemgetter(1), pairs), np.int64, len(self))
-
-    @cached_property
-    def indices(self) -> NDArray[np.int32]:
-        """Zeros: whoever reads a log reads whole records."""
-        return np.zeros(len(self), np.int32)
-
-    @cached_property
-    def values(self) -> Sequence[Value]:
-        """The value of each."""
-        return list(map(Message.value, self._records))
-
-    @cached_property
-    def headers(self) -> list[Headers]:
-        """The headers of each."""
-        # Nearly always all have the same ones; then none are kept, and none are made anew.
-        if all(map(eq, map(Message.headers, self._records), repeat(_PLAIN_HEADERS))):
-            return [PLAIN_HEADERS] * len(self)
-        headers = map(Message.headers, self._records)
-        return [tuple(sent) if sent else () for sent in headers]  # type: ignore[arg-type]
 
 
 def read_to_end(

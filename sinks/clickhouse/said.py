@@ -25,11 +25,11 @@ from pipeline.scan_event import (
     DATA,
     ID,
     OBJECT,
-    SENTINEL,
     SOURCE,
     TEXT,
     Places,
 )
+from pipeline.words import SENTINEL, Texts
 
 _ATTRIBUTE_PARTS = PartFinder(ATTRIBUTES)
 
@@ -64,8 +64,9 @@ def said(originals: Sequence[pa.Array]) -> Said:
     # A copy that may be written to, and a text that may not, as elsewhere: machine code is made for
     # each kind of array anew.
     bounds = np.frombuffer(offsets, dtype=np.int32, count=count + 1).copy()
-    text = memoryview(content).toreadonly()[: bounds[-1] + len(SENTINEL)]
-    usual, begins, ends = _parts(text, bounds)
+    sent = memoryview(content).toreadonly()[: bounds[-1] + len(SENTINEL)]
+    text = np.frombuffer(sent, dtype=np.uint8)
+    usual, begins, ends = _parts(Texts(text, bounds))
     columns = [
         gather(text, begins[SOURCE], ends[SOURCE], pa.string()),
         gather(text, begins[ID], ends[ID], pa.string()),
@@ -80,9 +81,9 @@ def said(originals: Sequence[pa.Array]) -> Said:
     return Said(*columns)
 
 
-def _parts(text: memoryview, bounds: Places) -> tuple[NDArray[np.bool_], Places, Places]:
-    """Which events are usual, and where in `text` their attributes lie; nowhere in the others."""
-    usual, kinds, begins, ends, _ = _ATTRIBUTE_PARTS.find(text, bounds)
+def _parts(sent: Texts) -> tuple[NDArray[np.bool_], Places, Places]:
+    """Which events are usual, and where in `sent` their attributes lie; nowhere in the others."""
+    usual, kinds, begins, ends, _ = _ATTRIBUTE_PARTS.find(sent)
     usual &= (kinds[ID] == TEXT) & (kinds[SOURCE] == TEXT) & (kinds[BASE64] == ABSENT)
     usual &= (kinds[DATA] == ABSENT) | (kinds[DATA] == OBJECT)
     # Of an event that was left in the middle, a part may begin and never end.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from pipeline.intake import Intake
 from pipeline.measure import readings
 from pipeline.record import Outgoing, Record
 from pipeline.scan import Scanned, Scanner
+from pipeline.words import Texts
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import unseal
@@ -150,7 +152,7 @@ def one_by_one(arriving: Sequence[Record], shards: int = 3) -> list[Outgoing]:
     intake = Intake(DEFINITIONS, shards)
     scan = intake._scanner.scan
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake._scanner, "scan", lambda texts: scan([b""] * len(texts)))
+        patch.setattr(intake._scanner, "scan", lambda events, wanted: scan(events, wanted & False))
         return intake.step(arriving)
 
 
@@ -181,7 +183,7 @@ def test_an_event_that_was_cut_off_does_not_run_on_into_the_next(length: int) ->
 
 
 def scanned(*texts: bytes) -> Scanned:
-    return Scanner(readings(DEFINITIONS)).scan(texts)
+    return Scanner(readings(DEFINITIONS)).scan(Texts.of(texts), np.ones(len(texts), np.bool_))
 
 
 @pytest.mark.parametrize(

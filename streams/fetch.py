@@ -1,0 +1,286 @@
+"""Records past Python: from the client library's memory straight into columns.
+
+A message object of the client library, and what it makes of each field, cost more than all that
+intake does with an event. So the partitions of a consumer are diverted to a queue of our own, from
+which machine code copies many records at once. The consumer stays the client library's: it
+joins the group, hears of its errors and calls back as ever.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from numpy.typing import NDArray
+
+from pipeline.compiled import compiled
+from pipeline.record import PLAIN_HEADERS
+from pipeline.words import SENTINEL, Texts
+from streams import librdkafka
+from streams.clients import Place
+from streams.fetched import NO_HEADERS, OTHER_HEADERS, USUAL_HEADERS, Columns, Fetched
+from streams.librdkafka import (
+    ERROR,
+    KEY,
+    KEY_SIZE,
+    MESSAGE_WORDS,
+    OFFSET,
+    PARTITION,
+    TOPIC,
+    VALUE,
+    VALUE_SIZE,
+    compare,
+    copy,
+    header_at,
+    header_count,
+    length_of_text,
+    message_destroy,
+    message_headers,
+    message_timestamp,
+)
+
+Words: TypeAlias = NDArray[np.uint64]
+Bytes: TypeAlias = NDArray[np.uint8]
+
+((_PLAIN_NAME, _PLAIN_VALUE),) = (
+    (np.frombuffer(name.encode(), np.uint8), np.frombuffer(value, np.uint8))
+    for name, value in PLAIN_HEADERS
+)
+
+#: So long at most a place that was assigned anew waits to be read.
+_DIVERTED_SECONDS = 0.05
+
+_WORD_BYTES = 8
+_LOW_HALF = np.uint64(2**32 - 1)
+
+
+class _Seen(NamedTuple):
+    """What was seen of n messages: the fields of each, its time, and what headers it has."""
+
+    fields: Words
+    timestamps_ms: NDArray[np.int64]
+    header_kinds: Bytes
+    header_sizes: NDArray[np.int64]
+
+
+class Fetcher:
+    """Takes the records of some partitions from a consumer. Not to be used once that is closed."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self._consumer = consumer
+        self._handle = librdkafka.handle_of(consumer)
+        #: Ours, until it is given back.
+        self._queue: list[int] = [librdkafka.queue_new(self._handle)]
+        #: Those of the partitions, as the library gives them out.
+        self._diverted: list[int] = []
+        self._diverted_at = 0.0
+        self._messages = np.empty(1, dtype=np.uint64)
+        # Machine code is made now, and not within the first transaction.
+        self._taken(self._messages[:0])
+
+    def divert(self, places: Iterable[Place]) -> None:
+        """What is fetched of these places comes here. Must be called before they are assigned.
+
+        Raises:
+            KafkaException: there is no such partition.
+        """
+        self._let_go(self._diverted)
+        for topic, partition in places:
+            queue = librdkafka.queue_of_partition(self._handle, topic.encode(), partition)
+            if queue is None:
+                raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, topic))
+            self._diverted.append(queue)
+        self._divert_again()
+
+    def read(self, count: int, wait_seconds: float) -> Fetched:
+        """At most `count` records; waits until there are so many.
+
+        Raises:
+            KafkaException: one of them is an error.
+        """
+        if time.monotonic() - self._diverted_at > _DIVERTED_SECONDS:
+            self._divert_again()
+        if count > len(self._messages):
+            self._messages = np.empty(count, dtype=np.uint64)
+        wait_ms = int(wait_seconds * 1000)
+        found = librdkafka.consume_batch(self._queue[0], wait_ms, self._messages.ctypes.data, count)
+        if found < 0:
+            raise KafkaException(KafkaError(KafkaError._FAIL, "the queue cannot be read"))
+        return self._taken(self._messages[:found])
+
+    def close(self) -> None:
+        """Give all queues back, before the consumer is closed."""
+        self._let_go(self._diverted)
+        self._let_go(self._queue)
+
+    def _divert_again(self) -> None:
+        """A partition that was taken away, and that takes its time to stop, forgets its queue.
+
+        What it is given to fetch next waits in its own one until that is diverted again.
+        """
+        for queue in self._diverted:
+            librdkafka.queue_forward(queue, self._queue[0])
+        self._diverted_at = time.monotonic()
+
+    def _let_go(self, queues: list[int]) -> None:
+        while queues:
+            librdkafka.queue_destroy(queues.pop())
+
+    def _taken(self, messages: Words) -> Fetched:
+        """`messages` as columns; they are given back."""
+        seen = _Seen(
+            np.empty((len(messages), MESSAGE_WORDS), dtype=np.uint64),
+            np.zeros(len(messages), dtype=np.int64),
+            np.full(len(messages), NO_HEADERS, dtype=np.uint8),
+            np.zeros(len(messages), dtype=np.int64),
+        )
+        _look(messages, _PLAIN_NAME, _PLAIN_VALUE, *seen)
+        fields = seen.fields
+        errors = (fields[:, ERROR] & _LOW_HALF).astype(np.uint32).astype(np.int32)
+        failed = np.flatnonzero(errors)
+        values = _room(fields[:, VALUE_SIZE], SENTINEL)
+        keys = _room(fields[:, KEY_SIZE])
+        headers = _room(seen.header_sizes)
+        names, topic_codes = _topics(fields[:, TOPIC])
+        _take(messages, fields, seen.header_kinds, *values, *keys, *headers)
+        if len(failed):
+            begin, end = values.bounds[failed[0]], values.bounds[failed[0] + 1]
+            why = values.octets[begin:end].tobytes().decode(errors="replace")
+            raise KafkaException(KafkaError(int(errors[failed[0]]), why))
+        # As everywhere else: machine code is made anew for texts that may be written to.
+        values.octets.flags.writeable = False
+        return Fetched(
+            names,
+            Columns(
+                topic_codes,
+                (fields[:, PARTITION] & _LOW_HALF).astype(np.int32),
+                fields[:, OFFSET].astype(np.int64),
+                seen.timestamps_ms,
+                seen.header_kinds,
+                fields[:, VALUE] != 0,
+                fields[:, KEY] != 0,
+                values,
+                keys,
+                headers,
+            ),
+        )
+
+
+def _room(sizes: NDArray[np.uint64] | NDArray[np.int64], end: bytes = b"") -> Texts:
+    """Where texts of such sizes will stand, with what `end`s them."""
+    bounds = np.zeros(len(sizes) + 1, dtype=np.int32)
+    np.cumsum(sizes.astype(np.int64), out=bounds[1:], dtype=np.int32)
+    octets = np.empty(int(bounds[-1]) + len(end), dtype=np.uint8)
+    octets[bounds[-1] :] = np.frombuffer(end, np.uint8)
+    return Texts(octets, bounds)
+
+
+def _topics(handles: Words) -> tuple[list[str], NDArray[np.int32]]:
+    """The names of the topics, and which of them each record is of."""
+    if not len(handles) or (handles == handles[0]).all():
+        distinct, codes = handles[:1], np.zeros(len(handles), dtype=np.int32)
+    else:
+        distinct, numbers = np.unique(handles, return_inverse=True)
+        codes = numbers.astype(np.int32)
+    return [librdkafka.topic_name(handle).decode() for handle in distinct.tolist()], codes
+
+
+@compiled
+def _look(
+    messages: Words,
+    plain_name: Bytes,
+    plain_value: Bytes,
+    fields: Words,
+    timestamps_ms: NDArray[np.int64],
+    header_kinds: Bytes,
+    header_sizes: NDArray[np.int64],
+) -> None:
+    """Fill the last four, shape (n,) but for `fields`, which has `MESSAGE_WORDS` a message."""
+    given = np.empty(4, dtype=np.uint64)
+    given_at = given.ctypes.data
+    name_at, value_at = plain_name.ctypes.data, plain_value.ctypes.data
+    for row in range(len(messages)):
+        message = messages[row]
+        copy(
+            fields.ctypes.data + row * MESSAGE_WORDS * _WORD_BYTES,
+            message,
+            MESSAGE_WORDS * _WORD_BYTES,
+        )
+        timestamps_ms[row] = message_timestamp(message, given_at)
+        if message_headers(message, given_at) != 0:
+            continue
+        headers = given[0]
+        count = header_count(headers)
+        size = 0
+        for number in range(count):
+            header_at(
+                headers,
+                number,
+                given_at + _WORD_BYTES,
+                given_at + 2 * _WORD_BYTES,
+                given_at + 3 * _WORD_BYTES,
+            )
+            size += 2 * _WORD_BYTES + length_of_text(given[1]) + given[3]
+        if (
+            count == 1
+            and size == 2 * _WORD_BYTES + len(plain_name) + len(plain_value)
+            and given[3] == len(plain_value)
+            and compare(given[1], name_at, len(plain_name)) == 0
+            and compare(given[2], value_at, len(plain_value)) == 0
+        ):
+            header_kinds[row] = USUAL_HEADERS
+        else:
+            header_kinds[row] = OTHER_HEADERS
+            header_sizes[row] = size
+
+
+@compiled
+def _take(
+    messages: Words,
+    fields: Words,
+    header_kinds: Bytes,
+    values: Bytes,
+    value_bounds: NDArray[np.int32],
+    keys: Bytes,
+    key_bounds: NDArray[np.int32],
+    headers: Bytes,
+    header_bounds: NDArray[np.int32],
+) -> None:
+    """Copy the texts of `messages` to where they shall stand, and give the messages back.
+
+    A header is the lengths of its name and of its value as words, and both; the length of a value
+    that is absent is -1.
+    """
+    given = np.empty(4, dtype=np.uint64)
+    lengths = np.empty(2, dtype=np.int64)
+    given_at = given.ctypes.data
+    for row in range(len(messages)):
+        message = messages[row]
+        copy(values.ctypes.data + value_bounds[row], fields[row, VALUE], fields[row, VALUE_SIZE])
+        copy(keys.ctypes.data + key_bounds[row], fields[row, KEY], fields[row, KEY_SIZE])
+        if header_kinds[row] == OTHER_HEADERS:
+            to = headers.ctypes.data + header_bounds[row]
+            message_headers(message, given_at)
+            for number in range(header_count(given[0])):
+                header_at(
+                    given[0],
+                    number,
+                    given_at + _WORD_BYTES,
+                    given_at + 2 * _WORD_BYTES,
+                    given_at + 3 * _WORD_BYTES,
+                )
+                lengths[0] = length_of_text(given[1])
+                lengths[1] = given[3]
+                size = lengths[1]
+                if given[2] == 0:
+                    lengths[1] = -1
+                copy(to, lengths.ctypes.data, 2 * _WORD_BYTES)
+                to += 2 * _WORD_BYTES
+                copy(to, given[1], lengths[0])
+                to += lengths[0]
+                copy(to, given[2], size)
+                to += size
+        message_destroy(message)
