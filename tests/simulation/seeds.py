@@ -27,9 +27,12 @@ def catch_all(cores: int) -> Iterator[tuple[Bug, Outcome | None]]:
         yield from zip(BUGS, pool.imap(catch, range(len(BUGS))), strict=True)
 
 
-def catch(number: int) -> Outcome | None:
-    """The first seed, from 1, that shows a planted bug; None if `BUG_SEEDS_MAX` do not."""
-    for seed in range(1, BUG_SEEDS_MAX + 1):
+def catch(number: int, begin: int = 1) -> Outcome | None:
+    """The first seed, from `begin` on, that shows a planted bug; None if `BUG_SEEDS_MAX` do not.
+
+    Those before `begin` come last.
+    """
+    for seed in (*range(begin, BUG_SEEDS_MAX + 1), *range(1, begin)):
         with BUGS[number].plant():
             outcome = simulate(seed)
         if outcome.differences:
