@@ -287,7 +287,7 @@ class ConfluentTransactions:
                 "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
                 "linger.ms": 0,
                 # From 100 ms: what a commit waits when its coordinator is not ready yet.
-                "retry.backoff.ms": 5,
+                "retry.backoff.ms": 1,
             }
         )
         self._producer = Producer(self._settings)
