@@ -112,7 +112,8 @@ class Intake:
         customers = columns.customers.dictionary_encode()
         columns = replace(columns, customers=customers)
         version = self._definitions.version
-        for shard, frame in cut(columns, self._shards(customers), version):
+        shards = self._router.of_each(customers.dictionary)[customers.indices.to_numpy()]
+        for shard, frame in cut(columns, shards, version):
             outgoing.append(Outgoing(topics.METERED.name, frame, partition=shard))
         return outgoing
 
@@ -223,13 +224,6 @@ class Intake:
             values=dict(_spread(types, [row.quantities for row in rows], self._value_paths)),
             dimensions={path: pa.array(column, pa.string()) for path, column in texts.items()},
         )
-
-    def _shards(self, customers: pa.Array) -> NDArray[np.int64]:
-        """The shard of each customer, shape (n,)."""
-        names = customers.dictionary.to_pylist()
-        shards = np.fromiter(map(self._router.__getitem__, names), np.int64, len(names))
-        of_events: NDArray[np.int64] = shards[customers.indices.to_numpy()]
-        return of_events
 
 
 def parts(records: Records) -> Iterator[Records]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+import pyarrow as pa
 import xxhash
+from numpy.typing import NDArray
 
 from pipeline.errors import Stop
+from pipeline.text_numbering import TextNumbering
 
 
 class Router(dict[str, int]):
@@ -18,11 +22,31 @@ class Router(dict[str, int]):
     def __init__(self, shards: int) -> None:
         super().__init__()
         self.shards = shards
+        #: Those of arrays: a number each, and the shard of each number.
+        self._numbering = TextNumbering()
+        self._of_number: NDArray[np.int64] = np.zeros(0, np.int64)
+
+    def of_each(self, customers: pa.Array) -> NDArray[np.int64]:
+        """The shards of an array of n strings, shape (n,); no Python object for a known one."""
+        if len(self._numbering) >= self.CUSTOMERS_MAX:
+            self._numbering = TextNumbering()
+            self._of_number = np.zeros(0, np.int64)
+        known = len(self._numbering)
+        numbers = self._numbering.numbers(customers)
+        if len(self._numbering) > known:
+            names = self._numbering.column(np.arange(known, len(self._numbering))).to_pylist()
+            added = np.array([self._shard(name) for name in names], np.int64)
+            self._of_number = np.concatenate([self._of_number, added])
+        of_each: NDArray[np.int64] = self._of_number[numbers]
+        return of_each
+
+    def _shard(self, customer: str) -> int:
+        return xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
 
     def __missing__(self, customer: str) -> int:
         if len(self) >= self.CUSTOMERS_MAX:
             self.clear()
-        shard = xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
+        shard = self._shard(customer)
         self[customer] = shard
         return shard
 
