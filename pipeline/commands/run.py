@@ -65,9 +65,9 @@ def _stop_with_stdin() -> None:
 
 def _transact(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
     """intake, tally and bill share the transactional shell."""
-    from pipeline.start_lean import start_lean
+    from pipeline.leave_out_pandas import leave_out_pandas
 
-    start_lean()
+    leave_out_pandas()
     from schemas import topics
     from streams.bill import BillStage
     from streams.clients import Clients

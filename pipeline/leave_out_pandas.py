@@ -1,8 +1,7 @@
-"""Keeps out of a process what its libraries would bring along for nothing."""
+"""Keeps pandas out of a process that has no use for it."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -24,15 +23,12 @@ class _Absent(MetaPathFinder):
         return None
 
 
-def start_lean() -> None:
-    """Must be called before numpy and pyarrow are imported.
+def leave_out_pandas() -> None:
+    """Let pyarrow make its first array: it looks for pandas then, and will not look again.
 
-    numpy starts a thread for linear algebra on each core, which looks for work for a while. pyarrow
-    looks for pandas when it makes its first array, and will not look again: where ClickHouse's
-    engine is installed pandas is, too, and importing it takes as long as a quarter of all else that
-    a stage imports. Whoever imports it later still gets it.
+    Where ClickHouse's engine is installed pandas is, too, and importing it takes as long as a
+    quarter of all else that a stage imports. Whoever imports it later still gets it.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     absent = _Absent()
     sys.meta_path.insert(0, absent)
     try:
