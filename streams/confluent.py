@@ -270,8 +270,8 @@ class ConfluentTransactions:
     When a connection breaks, the client library sends again what was not answered. The first copy
     may reach the broker all the same, and late: within the next transaction, which it would end too
     early, or give positions of the one before. A broker that knows transactions apart turns it away
-    (KIP-890), but not with this library. So after a transaction in which a connection broke, the id
-    is claimed anew: what comes late is of an epoch that is over.
+    (KIP-890), but not with this library. So after a connection broke, the id is claimed anew by
+    another client before the next transaction: what comes late is then of an epoch that is over.
     """
 
     def __init__(self, kafka: Mapping[str, str], transactional_id: str) -> None:
@@ -291,6 +291,7 @@ class ConfluentTransactions:
             }
         )
         self._producer = Producer(self._settings)
+        self._ended_at = time.monotonic()
 
     def fence(self) -> None:
         """Claim the id."""
@@ -298,12 +299,16 @@ class ConfluentTransactions:
 
     def begin(self) -> None:
         """Begin a transaction."""
-        if self._log.has_break:
+        self._producer.poll(0)
+        rested_seconds = time.monotonic() - self._ended_at
+        # A client that rested may have left a break unsaid, and would then leave out the next one.
+        if self._log.has_break or rested_seconds > ConnectionLog.REST_SECONDS:
+            self._log.has_break = False
             self._producer = Producer(self._settings)
             self.fence()
-        # Nothing is under way now, so a connection that broke until here has left no copies.
-        self._producer.poll(0)
-        self._log.has_break = False
+            self._producer.poll(0)
+            if self._log.has_break:
+                raise KafkaException(KafkaError(KafkaError._TRANSPORT, "a connection broke again"))
         self._producer.begin_transaction()
 
     def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
@@ -325,8 +330,7 @@ class ConfluentTransactions:
     def commit(self) -> None:
         """Make all of it visible."""
         self._producer.commit_transaction(_ANSWER_SECONDS)
-        # Hear what befell its connections.
-        self._producer.poll(0)
+        self._ended_at = time.monotonic()
 
     def abort(self) -> None:
         """Give up whatever is open."""

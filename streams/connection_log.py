@@ -16,30 +16,32 @@ _INFO = 6
 
 
 class ConnectionLog(logging.Handler):
-    """Notes each break of a connection that a client had, and passes on what it logs.
+    """Notes that a connection broke which a client had, and passes on what it logs.
 
-    The callback for errors is not told of these, and the usual log leaves out one that is like the
-    one before. The client says them when it is polled, and before the answer to whatever it then
-    sent again.
+    The callback for errors is not told of that. The client says it when it is polled, and before
+    the answer to whatever it then sent again. Of like breaks it may leave out the third and later
+    ones within 30 seconds. It is silent about a connection that was closed after a rest of
+    `REST_SECONDS` or more, on which nothing was under way.
     """
+
+    #: Half of the minute that librdkafka's `rd_kafka_broker_conn_closed` has.
+    REST_SECONDS = 30.0
 
     def __init__(self, kafka: Mapping[str, Any]) -> None:
         super().__init__()
         self.has_break = False
         self._severity_max = int(kafka.get("log_level", _INFO))
-        self._debug = kafka.get("debug")
 
     def settings(self) -> dict[str, Any]:
         """What the client must be given."""
         logger = logging.Logger("kafka")
         logger.addHandler(self)
-        contexts = ["broker", *filter(None, [self._debug])]
-        return {"logger": logger, "log_level": 7, "debug": ",".join(contexts)}
+        return {"logger": logger, "log_level": max(_INFO, self._severity_max)}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line of the log."""
         line = record.getMessage()
         self.has_break |= _WAS_UP.search(line) is not None
         severity = _SEVERITIES.get(record.levelno, 0)
-        if severity <= self._severity_max and (severity <= _INFO or self._debug):
+        if severity <= self._severity_max:
             print(f"%{severity}|{record.created:.3f}|{line}", file=sys.stderr)
