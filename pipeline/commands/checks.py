@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from packaging.requirements import Requirement
+
 from pipeline.commands.definitions import read_definitions
 from pipeline.errors import Retry, Stop
 from pipeline.settings import Settings, cache_directory
@@ -76,17 +78,16 @@ def packages() -> Iterator[Finding]:
         yield open_("Meterline itself is not installed as a package, so its needs are not known")
         return
     faults = []
-    for requirement in declared:
-        name, _, least = requirement.partition(">=")
-        if ";" in requirement:
+    for requirement in map(Requirement, declared):
+        if requirement.marker is not None:
             continue
         try:
-            found = metadata.version(name)
+            found = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            faults.append(f"{name} is missing")
+            faults.append(f"{requirement.name} is missing")
             continue
-        if _numbers(found) < _numbers(least):
-            faults.append(f"{name} is {found}, not {least} or newer")
+        if not requirement.specifier.contains(found, prereleases=True):
+            faults.append(f"{requirement.name} is {found}, not {requirement.specifier}")
     if faults:
         yield bad("; ".join(faults), "Run `uv sync`, or install meterline again.")
     else:
@@ -245,7 +246,3 @@ def _billed(settings: Settings) -> set[str]:
 def _embedded_directory(settings: Settings) -> Path | None:
     url = urlsplit(settings.clickhouse_url)
     return Path(unquote(url.path)) if url.scheme == "chdb" else None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])

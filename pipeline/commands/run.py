@@ -65,7 +65,7 @@ def _stop_with_stdin() -> None:
 
 def _transact(stage: StageName, settings: Settings, instance: str, stop: threading.Event) -> None:
     """intake, tally and bill share the transactional shell."""
-    from pipeline.leave_out_pandas import leave_out_pandas
+    from streams.leave_out_pandas import leave_out_pandas
 
     leave_out_pandas()
     from schemas import topics

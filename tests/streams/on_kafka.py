@@ -108,8 +108,12 @@ def running(loop: Loop, stop: threading.Event) -> Iterator[threading.Thread]:
         stop.set()
         thread.join(WAIT_SECONDS_MAX)
     assert not thread.is_alive()
-    if raised:
-        raise raised[0]
+    try:
+        if raised:
+            raise raised[0]
+    finally:
+        # An error whose frames hold it is a cycle that keeps clients and their threads.
+        raised.clear()
 
 
 def run_to_its_end(loop: Loop, stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.checks import Finding, Mark, good
+from pipeline.commands.checks import Finding, Mark, good, packages
 from pipeline.commands.doctor import Check, run
 from pipeline.errors import Stop
 from schemas.topics import EVENTS, METERED, TALLY_STATE, sized
@@ -247,3 +248,20 @@ def test_a_check_that_hangs_or_fails_is_itself_a_finding_and_hides_no_other() ->
         "the check itself failed with RuntimeError"
     ]
     assert found["works"] == [good("fine")]
+
+
+def test_a_package_that_is_absent_or_of_another_version_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bounds may be on either side; what only other systems need is not looked for."""
+    declared = [
+        "numpy>=2.2,<99",
+        "pyarrow<1,>=0.5",
+        "nothing-of-this-name>=1",
+        'none; extra == "a"',
+    ]
+    monkeypatch.setattr("pipeline.commands.checks.metadata.requires", lambda _: declared)
+    (finding,) = packages()
+    assert finding.mark is Mark.BAD
+    absent = "nothing-of-this-name is missing"
+    assert re.fullmatch(rf"pyarrow is [\d.]+, not <1,>=0.5; {absent}", finding.what)

@@ -18,7 +18,7 @@ def run(program: str) -> str:
 def test_the_stages_do_not_import_it() -> None:
     stages = "import sys, streams.intake, streams.tally, streams.bill, streams.transact\n"
     shown = "print('pandas' in sys.modules)"
-    without = "from pipeline.leave_out_pandas import leave_out_pandas\nleave_out_pandas()\n"
+    without = "from streams.leave_out_pandas import leave_out_pandas\nleave_out_pandas()\n"
     assert run(without + stages + shown) == "False\n"
     # Else this test would say nothing.
     assert run(stages + shown) == "True\n"
@@ -26,7 +26,7 @@ def test_the_stages_do_not_import_it() -> None:
 
 def test_whoever_imports_it_later_gets_it() -> None:
     printed = run(
-        "from pipeline.leave_out_pandas import leave_out_pandas\n"
+        "from streams.leave_out_pandas import leave_out_pandas\n"
         "leave_out_pandas()\n"
         "import pandas, pyarrow\n"
         "print(pyarrow.table({'a': [1, 2]}).to_pandas()['a'].sum())"
