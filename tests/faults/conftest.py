@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -11,6 +12,7 @@ from schemas import topics
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
 from tests.faults.hostile import SHARDS
+from tests.faults.kafka_proxy import KafkaProxy, ProxiedKafka
 from tests.streams.on_kafka import wait_until
 
 
@@ -41,3 +43,16 @@ def address(module_broker: LocalKafka) -> str:
     sized = topics.sized(shards=SHARDS, event_partitions=1)
     create_topics(kafka, sized, keep_for_ever=True)
     return module_broker.address
+
+
+@pytest.fixture
+def proxy() -> Iterator[KafkaProxy]:
+    with KafkaProxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def proxied(proxy: KafkaProxy, tmp_path: Path) -> Iterator[LocalKafka]:
+    """A broker; who asks at the proxy's address never reaches it otherwise."""
+    with ProxiedKafka(tmp_path / "kafka", proxy) as broker:
+        yield broker

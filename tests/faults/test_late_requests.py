@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pipeline.record import Outgoing
@@ -17,7 +14,6 @@ from tests.faults.kafka_proxy import (
     END_TXN,
     TXN_OFFSET_COMMIT,
     KafkaProxy,
-    ProxiedKafka,
     Straggler,
 )
 from tests.streams.either_kafka import Member, poll_until
@@ -25,18 +21,6 @@ from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, read, wait_until
 
 SEED = 41
 PLACE = ("late", 0)
-
-
-@pytest.fixture
-def proxy() -> Iterator[KafkaProxy]:
-    with KafkaProxy() as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def proxied(proxy: KafkaProxy, tmp_path: Path) -> Iterator[LocalKafka]:
-    with ProxiedKafka(tmp_path / "kafka", proxy) as broker:
-        yield broker
 
 
 @pytest.mark.parametrize("api_key", [END_TXN, TXN_OFFSET_COMMIT])
