@@ -16,12 +16,20 @@ from schemas import topics
 from schemas.alert import Alert
 from schemas.decisions import Status
 from schemas.total import Total, read_totals
+from streams.chain import Span, read_spans
+from streams.clients import Place
+from streams.cut import extents
 from streams.read import partition_count, reader, record_of
 
 _TOPICS = (topics.DECISIONS, topics.REJECTED, topics.TOTALS, topics.ALERTS)
 
-#: A broker that is away for a while is no reason to give up reading.
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)
+#: The end of a partition, or a broker that is away for a while is no reason to give up reading.
+_PASSING = (
+    KafkaError._PARTITION_EOF,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._RESOLVE,
+)
 
 
 class Follower:
@@ -32,33 +40,44 @@ class Follower:
         #: (customer, meter, period start, group) → the newest total.
         self.totals: dict[tuple[object, ...], Total] = {}
         self.alerts: list[Alert] = []
-        self._consumer: Consumer = reader(kafka)
-        places = [
-            TopicPartition(topic.name, partition, 0)
+        self._kafka = kafka
+        #: The offset of each partition's next record.
+        self._next: dict[Place, int] = {
+            (topic.name, partition): 0
             for topic in _TOPICS
             for partition in range(partition_count(kafka, topic.name))
-        ]
-        self._consumer.assign(places)
-        self._unfinished = {(place.topic, place.partition) for place in places}
+        }
+        self._consumer: Consumer = reader(kafka)
+        self._consumer.assign([TopicPartition(*place, 0) for place in self._next])
 
     def read(self, wait_seconds: float = 0.2) -> int:
         """Take in what has come; how many events are decided or rejected by now."""
         for message in self._consumer.consume(1_000, wait_seconds):
             error = message.error()
-            place = (message.topic() or "", message.partition() or 0)
             if error is None:
-                self._unfinished.add(place)
                 self._take(record_of(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._unfinished.discard(place)
             elif not error.retriable() and error.code() not in _PASSING:
                 raise KafkaException(error)
         return self.ledger.total()
 
     def read_to_end(self) -> None:
-        """Take in everything that is there now."""
-        while self._unfinished:
-            self.read()
+        """Take in everything that is there now.
+
+        By another client: one that met a broker's death may pass over a partition for half a
+        minute, until it asks again who leads that.
+
+        Raises:
+            Retry: a transaction stays undecided, or Kafka does not answer.
+            KafkaException: Kafka does not answer.
+        """
+        names = [topic.name for topic in _TOPICS]
+        spans = {
+            (topic, partition): Span(self._next[topic, partition], extent.end)
+            for topic, found in extents(self._kafka, names).items()
+            for partition, extent in enumerate(found)
+        }
+        for record in read_spans(self._kafka, spans):
+            self._take(record)
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +91,10 @@ class Follower:
         self._consumer.close()
 
     def _take(self, record: Record) -> None:
+        place = (record.topic, record.partition)
+        if record.offset < self._next[place]:
+            return  # Both clients have read it.
+        self._next[place] = record.offset + 1
         if record.topic == topics.REJECTED.name:
             self.ledger["rejected"] += 1
         elif record.topic == topics.ALERTS.name:

@@ -92,8 +92,10 @@ class Play:
             if done > before:
                 moved_at, before = time.monotonic(), done
             self._require_progress(moved_at, f"{done} of {count} events are decided")
+        while not self._has_read_to_end(follower):
+            self._look_after(task, done)
+            self._require_progress(moved_at, "Kafka does not answer")
         self._look_after(task, done)
-        follower.read_to_end()
 
     def settle(self) -> None:
         """Wait until the sinks have confirmed everything, in the order in which they depend."""
@@ -107,6 +109,13 @@ class Play:
                 self._require_progress(moved_at, f"{stage} has {left} records to go")
                 time.sleep(0.2)
         self._look_after(task, len(_READS))
+
+    def _has_read_to_end(self, follower: Follower) -> bool:
+        try:
+            follower.read_to_end()
+        except (KafkaException, Retry):
+            return False  # the broker is away, and will be looked after
+        return True
 
     def _backlog(self, stage: str, reads: Sequence[str]) -> int:
         try:
