@@ -188,6 +188,11 @@ class Broker:
             current = holder.transaction = Transaction(self.world.now)
         return current if current.state == "open" else None
 
+    def ongoing(self, transactional_id: str, epoch: int) -> Transaction | None:
+        """The holder's open transaction, if it has begun one."""
+        current = self._held(transactional_id, epoch).transaction
+        return current if current is not None and current.state == "open" else None
+
     def end(self, transactional_id: str, epoch: int, state: str) -> None:
         """Decide the holder's transaction: "committed" or "aborted"."""
         current = self._held(transactional_id, epoch).transaction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException
@@ -99,6 +99,7 @@ class SimulatedTransactions:
         self._stage = stage
         self._id = member_of(stage, instance)
         self._epoch: int | None = None
+        self._has_break = False
 
     def fence(self) -> None:
         """Claim the id."""
@@ -111,9 +112,13 @@ class SimulatedTransactions:
                 self._wait(give_up)
 
     def begin(self) -> None:
-        """Begin: nothing that the broker hears of."""
+        """Begin: nothing that the broker hears of, unless something sent again may come late."""
         if self._epoch is None:
             raise refusal(KafkaError._STATE)
+        if self._has_break:
+            self._has_break = False
+            self._epoch = None
+            self.fence()
 
     def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Publish within the transaction."""
@@ -136,6 +141,7 @@ class SimulatedTransactions:
         if not isinstance(membership, Membership):
             raise refusal(KafkaError.UNKNOWN_MEMBER_ID)
         transaction = self._open()
+        epoch = self._epoch or 0
         group = group_of(self._stage)
 
         def send() -> None:
@@ -143,22 +149,23 @@ class SimulatedTransactions:
             self._broker.group(group).require(membership)
             self._broker.add_positions(transaction, group, reached)
 
-        self._world.effect(f"{self._stage}: send offsets", send, _unanswered)
+        def late() -> None:
+            """They become part of whichever transaction goes on."""
+            current = self._broker.ongoing(self._id, epoch)
+            if current is not None:
+                self._broker.group(group).require(membership)
+                self._broker.add_positions(current, group, reached)
+
+        self._effect("send offsets", send, late)
 
     def commit(self) -> None:
         """Make all of it visible."""
+        epoch = self._epoch or 0
 
         def end() -> None:
-            self._broker.end(self._id, self._epoch or 0, "committed")
+            self._broker.end(self._id, epoch, "committed")
 
-        def late() -> None:
-            """The request was held up on its way; whoever fenced its sender has outrun it."""
-            try:
-                end()
-            except KafkaException:
-                self._world.note(f"{self._id}: a commit comes too late")
-
-        self._world.effect(f"{self._stage}: commit", end, _unanswered, late=late)
+        self._effect("commit", end, end)
 
     def abort(self) -> None:
         """Give up whatever is open."""
@@ -172,6 +179,23 @@ class SimulatedTransactions:
             )
         except KafkaException as error:
             self._world.note(f"{self._id}: {error}")
+
+    def _effect(self, name: str, apply: Callable[[], None], late: Callable[[], None]) -> None:
+        """A request that may be held up on its way, or sent again when the connection broke."""
+
+        def arrive() -> None:
+            try:
+                late()
+            except KafkaException:
+                # Whoever fenced its sender has outrun it.
+                self._world.note(f"{self._id}: {name} comes too late")
+
+        def sent_again() -> None:
+            self._has_break = True
+
+        self._world.effect(
+            f"{self._stage}: {name}", apply, _unanswered, late=arrive, resent=sent_again
+        )
 
     def _open(self) -> Transaction:
         """The transaction, once the one before is over."""

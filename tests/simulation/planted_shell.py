@@ -16,6 +16,7 @@ from streams.clients import Committed, Place
 from streams.session import Session
 from streams.tally import TallyStage
 from tests.simulation.broker import Log
+from tests.simulation.clients import SimulatedTransactions
 from tests.simulation.groups import Group
 from tests.simulation.plant import Bug, replaced
 
@@ -172,6 +173,16 @@ def _restores_too_soon(_: Any) -> Any:
     return planted
 
 
+def _goes_on_after_a_break(begin: Any) -> Any:
+    """The transaction after one in which a connection broke has the same epoch."""
+
+    def planted(self: Any) -> None:
+        self._has_break = False
+        begin(self)
+
+    return planted
+
+
 def _shows_all(log: Log) -> int:
     return len(log.entries)
 
@@ -218,6 +229,10 @@ SHELL = (
         replaced(Session, "transact", _positions_of_all_parts),
     ),
     Bug("a commit without an answer is repeated", replaced(Session, "transact", _once_more)),
+    Bug(
+        "a transaction that a request of the one before may still reach",
+        replaced(SimulatedTransactions, "begin", _goes_on_after_a_break),
+    ),
     Bug(
         "a missing fence: offsets without the group's generation",
         lambda: mock.patch.object(Group, "require", return_value=None),

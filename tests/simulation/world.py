@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from random import Random
 from typing import TypeVar
 
@@ -43,16 +43,12 @@ class Faults:
     freeze: float = 0.0
     slow: float = 0.0
     doubled: float = 0.0
+    resent: float = 0.0
 
     @classmethod
     def drawn(cls, rng: Random) -> Faults:
         """Some faults often, others not at all: that finds more than a bit of everything."""
-        return cls(
-            **{
-                name: rng.choice((0.0, 0.002, 0.01, 0.04))
-                for name in ("kill", "lost_request", "lost_answer", "freeze", "slow", "doubled")
-            }
-        )
+        return cls(**{fault.name: rng.choice((0.0, 0.002, 0.01, 0.04)) for fault in fields(cls)})
 
 
 @dataclass(eq=False)
@@ -127,11 +123,13 @@ class World:
         late: Callable[[], None] | None = None,
         partly: Callable[[], object] | None = None,
         repeats: bool = False,
+        resent: Callable[[], None] | None = None,
     ) -> Answer:
         """One effect on the world outside the process, with whatever goes wrong.
 
         A lost request may still arrive, if `late` says how; `partly` is what a request may have
-        done when it was cut off in the middle; one that `repeats` may arrive twice.
+        done when it was cut off in the middle; one that `repeats` may arrive twice. `resent` hears
+        that it is the second copy that was answered, and the first one arrives `late`.
 
         Raises:
             BaseException: what `unanswered` makes, when no answer comes.
@@ -139,7 +137,11 @@ class World:
         self.effects[name] = self.effects.get(name, 0) + 1
         self.in_flight.append(name)
         try:
-            return self._effect(name, apply, unanswered, late, partly, repeats=repeats)
+            answer = self._effect(name, apply, unanswered, late, partly, repeats=repeats)
+            if resent and late and self._strikes("resent", self._current(), name):
+                self.at(self.rng.uniform(0, 20), late)
+                resent()
+            return answer
         finally:
             self.in_flight.remove(name)
 
