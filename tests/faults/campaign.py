@@ -46,6 +46,8 @@ PROCESSES = (
     ("stripe", "a"),
 )
 _SETTLED_SECONDS_MAX = 240.0
+#: So long no group waits for a dead member, by whose session time-out it is put out.
+_DEAD_SECONDS = 60.0
 #: A stage that ends by itself this often is not going to stay.
 _COMPLAINTS_MAX = 20
 _STRIPE_KEY = "rk_live_stand_in"
@@ -234,8 +236,12 @@ class Campaign:
 
     def _until(self, done: Callable[[], bool], what: str) -> None:
         give_up = time.monotonic() + _SETTLED_SECONDS_MAX
+        look_for_the_dead = time.monotonic() + _DEAD_SECONDS
         while not done():
             self._harm.look_after()
+            if time.monotonic() > look_for_the_dead:
+                self._harm.free_what_the_dead_hold()
+                look_for_the_dead += _DEAD_SECONDS
             self._require_order()
             if time.monotonic() > give_up:
                 decided = self._follower.ledger.total()

@@ -29,6 +29,7 @@ _MEANINGS = {
     "delayed EndTxn": "each EndTxn held back for 0.5 to 12 s (transactions time out after 10 s)",
     "late request": "an EndTxn or TxnOffsetCommit is sent again; the first comes up to 3 s later",
     "stripe outage": "each call fails, half of them after they counted, for 5 to 20 s",
+    "dead member": "the broker kept a dead process in a group; it was started again",
     "repartition": "usage.events from 4 to 8 partitions while events flow",
 }
 
