@@ -63,8 +63,8 @@ class Follower:
     def read_to_end(self) -> None:
         """Take in everything that is there now.
 
-        By another client: one that met a broker's death may pass over a partition for half a
-        minute, until it asks again who leads that.
+        By another client: one that met a broker's death was seen to have read nothing of a
+        partition when all that was written beside it had come.
 
         Raises:
             Retry: a transaction stays undecided, or Kafka does not answer.

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -211,11 +212,14 @@ class Harm:
         alive = {member.name for member in self._fleet.members}
         admin = AdminClient({"bootstrap.servers": self._broker.address, "log_level": 2})
         groups = admin.describe_consumer_groups([group_of(stage) for stage in ("intake", "tally")])
-        counted = {
-            member.client_id.rpartition(".")[0]
-            for described in groups.values()
-            for member in described.result(30).members
-        }
+        try:
+            counted = {
+                member.client_id.rpartition(".")[0]
+                for described in groups.values()
+                for member in described.result(30).members
+            }
+        except KafkaException:
+            return  # The broker is away, and asked again later.
         if counted - alive:
             self._note("dead member", ", ".join(sorted(counted - alive)))
             self._kill_broker()

@@ -185,8 +185,8 @@ class Broker:
         holder = self._held(transactional_id, epoch)
         current = holder.transaction
         if current is None or current.is_over:
-            current = holder.transaction = Transaction(self.world.now)
-        return current if current.state == "open" else None
+            holder.transaction = Transaction(self.world.now)
+        return self.ongoing(transactional_id, epoch)
 
     def ongoing(self, transactional_id: str, epoch: int) -> Transaction | None:
         """The holder's open transaction, if it has begun one."""
