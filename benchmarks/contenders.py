@@ -49,9 +49,13 @@ _FLINK_OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.net", "java.io", "java.nio", "java.util", "java.time")
 )
+_STAGES = ("intake", "tally")
 #: What intake and tally load and compile before their first event.
 _FIRST_START = f"""
-import meterline.__main__, pipeline.commands.run, streams.confluent, streams.mirrored
+import meterline.__main__, pipeline.commands.run
+from pipeline.commands.wire import StageName, wire
+for stage in {_STAGES!r}:
+    wire(StageName(stage))
 from schemas.definitions import Definitions
 from streams.intake import IntakeStage
 from streams.tally import TallyStage
@@ -100,7 +104,7 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPATH": str(ROOT),
     }
-    line = [sys.executable, "-m", "meterline", "run"]
+    line = [sys.executable, "-m", "meterline", "run", *_STAGES, "--instance", "benchmark"]
     first = [sys.executable, "-c", _FIRST_START]
     subprocess.run(first, env=os.environ | environment, check=True, capture_output=True, cwd=ROOT)
 
@@ -114,10 +118,7 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
             "METERLINE_LINGER_MS": str(_METERLINE_LINGER_MS),
             "METERLINE_TALLY_LINGER_MS": str(_METERLINE_LINGER_MS),
         }
-        return [
-            Command([*line, stage, "--instance", "benchmark"], here)
-            for stage in ("intake", "tally")
-        ]
+        return [Command(line, here)]
 
     return start
 
@@ -257,7 +258,7 @@ CONSUME = Contender(
 
 METERLINE = Contender(
     name="Meterline",
-    about="one process each of `meterline run intake` and `meterline run tally`, which gather for "
+    about="`meterline run intake tally`, a process each, which gather for "
     f"at most {_METERLINE_LINGER_MS} ms before they commit; {METERLINE_SHARDS} shards; default "
     "settings otherwise",
     prepare=_meterline,

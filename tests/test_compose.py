@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.commands.run import StageName
+from pipeline.commands.wire import StageName
 
 COMPOSE = Path(__file__).parents[1] / "docker-compose.yml"
 

@@ -64,7 +64,7 @@ class Pipeline:
 
     def work(self, value_path: str) -> None:
         """Run intake with definitions of this value, and tally, until all is done."""
-        with self._running("intake", value_path), self._running("tally", value_path):
+        with self._running(value_path):
             stages = {"intake": topics.EVENTS.name, "tally": topics.METERED.name}
             wait_until(
                 lambda: not any(backlog(self._kafka, *each) for each in self._reads(stages)),
@@ -133,14 +133,14 @@ class Pipeline:
         return [(stage, [topic]) for stage, topic in stages.items()]
 
     @contextmanager
-    def _running(self, stage: str, value_path: str) -> Iterator[None]:
+    def _running(self, value_path: str) -> Iterator[None]:
         config = self._directory / "meterline.yaml"
         meter = {"slug": "tokens", "event_type": "llm", "aggregation": "sum", "value": value_path}
         meter |= {"period": "day", "grace_hours": 0}  # type: ignore[dict-item]
         plans = {"plans": [{"slug": "free"}], "default_plan": "free"}
         config.write_text(json.dumps({"meters": [meter], **plans}))
         with subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, "run", stage, "--config", str(config)],
+            [sys.executable, "-c", PROGRAM, "run", "intake", "tally", "--config", str(config)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             env={
