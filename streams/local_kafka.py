@@ -9,7 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -150,11 +151,13 @@ class LocalKafka:
             raise self._failure(f"it ended by itself with {code}")
 
     def stop(self) -> None:
-        """Stops the broker cleanly, and removes its directory if that is a temporary one."""
+        """Stops the broker cleanly, or removes its directory if that is a temporary one."""
         if self._broker is not None and self._distribution is not None:
-            self._broker.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._broker.wait(_STOP_SECONDS_MAX)
+            # In order takes a second, and nothing is kept of a temporary one but those classes.
+            if self._temporary is None or not self._distribution.classes.exists():
+                self._broker.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self._broker.wait(_STOP_SECONDS_MAX)
             self.kill()
             with suppress(FileNotFoundError):
                 self._classes_at_exit(self._distribution).replace(self._distribution.classes)
@@ -283,13 +286,27 @@ def _is_ready(address: str) -> bool:
     Asking makes the broker create its two internal topics. A client that met it without them
     would wait for seconds before it asks again.
     """
-    kafka = {"bootstrap.servers": address, "log_level": 0}
-    with suppress(KafkaException):
-        Producer({**kafka, "transactional.id": "ready"}).init_transactions(_ANSWER_SECONDS_MAX)
-        consumer = Consumer({**kafka, "group.id": "ready"})
-        try:
-            consumer.committed([TopicPartition("ready", 0)], timeout=_ANSWER_SECONDS_MAX)
-        finally:
-            consumer.close()
-        return True
+    kafka: dict[str, str | int] = {"bootstrap.servers": address, "log_level": 0}
+    # Side by side: each asks again half a second after it was told that there is none yet.
+    with ThreadPoolExecutor() as asking:
+        answers = [asking.submit(ask, kafka) for ask in (_claim_an_id, _ask_for_positions)]
+        with suppress(KafkaException):
+            for answer in answers:
+                answer.result()
+            return True
     return False
+
+
+def _claim_an_id(kafka: Mapping[str, str | int]) -> None:
+    producer = Producer({**kafka, "transactional.id": "ready"})
+    # One that knows no broker yet would try again after half a second.
+    producer.list_topics(timeout=_ANSWER_SECONDS_MAX)
+    producer.init_transactions(_ANSWER_SECONDS_MAX)
+
+
+def _ask_for_positions(kafka: Mapping[str, str | int]) -> None:
+    consumer = Consumer({**kafka, "group.id": "ready"})
+    try:
+        consumer.committed([TopicPartition("ready", 0)], timeout=_ANSWER_SECONDS_MAX)
+    finally:
+        consumer.close()
