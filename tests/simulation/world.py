@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from random import Random
 from typing import TypeVar
 
@@ -65,13 +65,6 @@ class Process:
     failure: BaseException | None = None
 
 
-@dataclass(order=True)
-class _Event:
-    at: float
-    number: int
-    action: Callable[[], None] = field(compare=False)
-
-
 class World:
     """Time, chance, processes, and a trace of all that happened."""
 
@@ -91,7 +84,8 @@ class World:
         self.in_flight: list[str] = []
         self._keeps_trace = keeps_trace
         self._hash = hashlib.sha256()
-        self._events: list[_Event] = []
+        #: When, in which order among those of one moment, and what happens.
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._scheduler = getcurrent()
 
@@ -196,15 +190,15 @@ class World:
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something after so many seconds."""
-        heapq.heappush(self._events, _Event(self.now + seconds, next(self._numbers), action))
+        heapq.heappush(self._events, (self.now + seconds, next(self._numbers), action))
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
         end = self.now + seconds
-        while self._events and self._events[0].at <= end:
-            event = heapq.heappop(self._events)
-            self.now = max(self.now, event.at)
-            event.action()
+        while self._events and self._events[0][0] <= end:
+            at, _, action = heapq.heappop(self._events)
+            self.now = max(self.now, at)
+            action()
         self.now = end
 
     def heal(self) -> None:
