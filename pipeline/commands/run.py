@@ -18,7 +18,9 @@ from pipeline.settings import read_settings
 def run(
     stages: Annotated[
         list[StageName],
-        typer.Argument(help="What to run: one stage, or several in a process each."),
+        typer.Argument(
+            metavar="STAGE", help="What to run: one stage, or several in a process each."
+        ),
     ],
     config: Annotated[Path | None, typer.Option(help="The definitions, meterline.yaml.")] = None,
     instance: Annotated[
