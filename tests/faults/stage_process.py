@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 import pipeline.tally
 import streams.stage
+from pipeline.compiled import get_ready
 from pipeline.dedupe import IdTable
 from pipeline.errors import Stop
 from pipeline.record import Sink
@@ -62,8 +63,10 @@ STOPPED = 2
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
 
-# With its first array pyarrow imports a second's worth of modules: before the fork, too.
+# With its first array pyarrow imports a second's worth of modules, and numba a fifth of one with
+# its first function: before the fork, too.
 pa.array([0])
+get_ready()
 
 #: What the stand-in of Stripe lets in; as a live key has, a thousand calls a second.
 STRIPE_KEY = "rk_live_stand_in"

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation")
-    parser.add_argument("--seeds", type=int, default=400, help="how many (default 400)")
+    parser.add_argument("--seeds", type=int, default=200, help="how many (default 200)")
     parser.add_argument("--begin", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, help="run this seed alone")

@@ -16,8 +16,8 @@ from tests.simulation.planted import BUGS
 from tests.simulation.seeds import BUG_SEEDS_MAX, catch
 from tests.simulation.simulate import simulate
 
-SEEDS = 400
-SEEDS_A_TEST = 100
+SEEDS = 200
+SEEDS_A_TEST = 50
 ROOT = Path(__file__).parents[2]
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 
