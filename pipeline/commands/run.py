@@ -41,13 +41,14 @@ def run(
         if settings.stop_with_stdin:
             end_when_closed(sys.stdin.fileno())
     stop = threading.Event()
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, lambda *_: stop.set())
     if stage is StageName.WATCH:
-        # It keeps nothing that another process could take from it, and hears signals itself.
+        # It keeps nothing that another process could take from it. Faust hears signals itself: what
+        # comes before it does must end the process, not be noted where nobody looks.
         runs[stage](settings, settings.instance, stop)
         return
     from streams.instance import claim_instance
 
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda *_: stop.set())
     with claim_instance(stage, settings.instance) as name:
         runs[stage](settings, name, stop)
