@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+from confluent_kafka import KafkaException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -23,7 +24,7 @@ from pipeline.commands.observe import observe
 from pipeline.commands.play import Play, PlayClock
 from pipeline.commands.show_demo import show
 from pipeline.commands.supervise import Supervisor
-from pipeline.errors import Stop
+from pipeline.errors import Retry, Stop
 from pipeline.generate import DEMO_DEFINITIONS, generate
 from pipeline.ingest_file import Line, read_ndjson
 from pipeline.reconcile import Seen, reconcile, report
@@ -41,6 +42,10 @@ STAGES = ("intake", "tally", "clickhouse", "bill", "stripe", "watch")
 _TOPICS = topics.sized(shards=1, event_partitions=1)
 
 _STRIPE_KEY = "rk_live_stand_in"
+
+_ATTEMPTS_MAX = 5
+
+_Answer = TypeVar("_Answer")
 
 
 def demo(
@@ -145,22 +150,33 @@ def _play(
             stripe_api_base=stripe.url,
         )
         environment = _environment(settings)
-        create_topics(settings.kafka(), _TOPICS, keep_for_ever=True)
+        kafka = settings.kafka()
+        _answered(revive, lambda: create_topics(kafka, _TOPICS, keep_for_ever=True))
         _migrate(environment)
         console.print(f"Kafka answers on {address}; starting {', '.join(STAGES)}.")
         with (
             Supervisor(STAGES, environment, directory, console.print) as stages,
-            Follower(settings.kafka()) as follower,
+            _answered(revive, lambda: Follower(kafka)) as follower,
             progress,
         ):
-            play = Play(settings.kafka(), stages, revive, progress)
+            play = Play(kafka, stages, revive, progress)
             play.send(clock.observed(lines), len(lines))
             play.follow(follower, len(lines))
             play.settle()
         with (directory / "stripe.ndjson").open("w") as journal:
             for event in stripe.journal:
                 journal.write(json.dumps(asdict(event), default=str) + "\n")
-        return observe(settings, follower, stripe, len(lines))
+        return _answered(revive, lambda: observe(settings, follower, stripe, len(lines)))
+
+
+def _answered(revive: Callable[[], None], ask: Callable[[], _Answer]) -> _Answer:
+    """What `ask` returns, which needs Kafka; asks again if the broker dies meanwhile."""
+    for _ in range(_ATTEMPTS_MAX - 1):
+        revive()
+        with suppress(KafkaException, Retry):
+            return ask()
+    revive()
+    return ask()
 
 
 def _environment(settings: Settings) -> dict[str, str]:
