@@ -7,8 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ from sinks.stripe.stand_in import StripeStandIn
 from streams.follow import Follower
 from streams.local_kafka import LocalKafka
 from streams.read import partition_count
+from streams.revive import Reviver
 from streams.topics import create_topics
 
 STAGES = ("intake", "tally", "clickhouse", "bill", "stripe", "watch")
@@ -43,7 +45,8 @@ _TOPICS = topics.sized(shards=1, event_partitions=1)
 
 _STRIPE_KEY = "rk_live_stand_in"
 
-_ATTEMPTS_MAX = 5
+_AWAY_SECONDS_MAX = 60.0
+_PAUSE_SECONDS = 0.5
 
 _Answer = TypeVar("_Answer")
 
@@ -100,7 +103,7 @@ def _kept_or_temporary(directory: Path | None) -> Iterator[Path]:
 def _broker(
     directory: Path, bootstrap_servers: str | None, console: Console
 ) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The address of a Kafka, and what looks after it."""
+    """The address of a Kafka that comes back if it dies, and what raises if it does not."""
     if bootstrap_servers is not None:
         if partition_count({"bootstrap.servers": bootstrap_servers}, topics.EVENTS.name):
             raise Stop(
@@ -109,8 +112,8 @@ def _broker(
             )
         yield bootstrap_servers, lambda: None
         return
-    with LocalKafka(directory / "kafka", say=console.print) as kafka:
-        yield kafka.address, kafka.revive
+    with LocalKafka(directory / "kafka", say=console.print) as kafka, Reviver(kafka) as reviver:
+        yield kafka.address, reviver.check
 
 
 def _lines(events: Path | None, count: int, seed: int) -> list[Line]:
@@ -138,7 +141,7 @@ def _play(
         TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), console=console
     )
     with (
-        _broker(directory, bootstrap_servers, console) as (address, revive),
+        _broker(directory, bootstrap_servers, console) as (address, check_broker),
         StripeStandIn(_STRIPE_KEY, now_ms=clock.now_ms) as stripe,
     ):
         settings = read_settings(
@@ -151,32 +154,34 @@ def _play(
         )
         environment = _environment(settings)
         kafka = settings.kafka()
-        _answered(revive, lambda: create_topics(kafka, _TOPICS, keep_for_ever=True))
+        _answered(lambda: create_topics(kafka, _TOPICS, keep_for_ever=True))
         _migrate(environment)
         console.print(f"Kafka answers on {address}; starting {', '.join(STAGES)}.")
         with (
             Supervisor(STAGES, environment, directory, console.print) as stages,
-            _answered(revive, lambda: Follower(kafka)) as follower,
+            _answered(lambda: Follower(kafka)) as follower,
             progress,
         ):
-            play = Play(kafka, stages, revive, progress)
+            play = Play(kafka, stages, check_broker, progress)
             play.send(clock.observed(lines), len(lines))
             play.follow(follower, len(lines))
             play.settle()
         with (directory / "stripe.ndjson").open("w") as journal:
             for event in stripe.journal:
                 journal.write(json.dumps(asdict(event), default=str) + "\n")
-        return _answered(revive, lambda: observe(settings, follower, stripe, len(lines)))
+        return _answered(lambda: observe(settings, follower, stripe, len(lines)))
 
 
-def _answered(revive: Callable[[], None], ask: Callable[[], _Answer]) -> _Answer:
-    """What `ask` returns, which needs Kafka; asks again if the broker dies meanwhile."""
-    for _ in range(_ATTEMPTS_MAX - 1):
-        revive()
-        with suppress(KafkaException, Retry):
+def _answered(ask: Callable[[], _Answer]) -> _Answer:
+    """What `ask` returns, which needs Kafka; asks again while a broker that died comes back."""
+    deadline = time.monotonic() + _AWAY_SECONDS_MAX
+    while True:
+        try:
             return ask()
-    revive()
-    return ask()
+        except (KafkaException, Retry):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _environment(settings: Settings) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 
 from confluent_kafka import KafkaException
 from rich.progress import Progress, TaskID
@@ -36,11 +35,6 @@ _READS = {
 
 _STALLED_SECONDS = 120.0
 
-#: Sending must not wait for room: a broker that has died is looked after between two events.
-_ROOM_FOR_ALL = {"queue.buffering.max.messages": "0", "queue.buffering.max.kbytes": "2147483647"}
-
-_LOOK_AFTER_SECONDS = 0.2
-
 #: More than nothing: a backlog that could not be asked for.
 _UNKNOWN = 1
 
@@ -69,30 +63,24 @@ class Play:
         self,
         kafka: Mapping[str, str],
         stages: Supervisor,
-        revive: Callable[[], None],
+        check_broker: Callable[[], None],
         progress: Progress,
     ) -> None:
         self._kafka = kafka
         self._stages = stages
-        self._revive_broker = revive
+        self._check_broker = check_broker
         self._progress = progress
 
     def send(self, lines: Iterable[Line], count: int) -> None:
         """Publish every line as it stands."""
         task = self._progress.add_task("sent to usage.events", total=count)
-        client = KEEPS_ARRIVALS | _ROOM_FOR_ALL | {"log_level": "2"}
-        with (
-            Producer(self._kafka["bootstrap.servers"], kafka=client) as producer,
-            ThreadPoolExecutor() as waiting,
-        ):
+        quiet = KEEPS_ARRIVALS | {"log_level": "2"}
+        with Producer(self._kafka["bootstrap.servers"], kafka=quiet) as producer:
             for number, line in enumerate(lines):
                 producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
                 if number % 500 == 0:
                     self._look_after(task, number)
-            safe = waiting.submit(producer.flush)
-            while wait([safe], _LOOK_AFTER_SECONDS).not_done:
-                self._look_after(task, count)
-            safe.result()
+            producer.flush()
         self._look_after(task, count)
 
     def follow(self, follower: Follower, count: int) -> None:
@@ -119,7 +107,7 @@ class Play:
                 if left != before:
                     moved_at, before = time.monotonic(), left
                 self._require_progress(moved_at, f"{stage} has {left} records to go")
-                time.sleep(_LOOK_AFTER_SECONDS)
+                time.sleep(0.2)
         self._look_after(task, len(_READS))
 
     def _has_read_to_end(self, follower: Follower) -> bool:
@@ -137,7 +125,7 @@ class Play:
 
     def _look_after(self, task: TaskID, done: int) -> None:
         self._progress.update(task, completed=done)
-        self._revive_broker()
+        self._check_broker()
         self._stages.check()
 
     def _require_progress(self, moved_at: float, state: str) -> None:
