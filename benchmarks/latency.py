@@ -2,11 +2,11 @@
 
     uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000] [--shards 4]
 
-Starts a local Kafka, `meterline run intake` and `meterline run tally`. First it finds their
-capacity: how fast both together drain a backlog, on this machine beside their broker. Then events
-come at 25, 50 and 75 % of that (or at `--rates`), on a fixed schedule that does not wait for
-anybody. A `read_committed` consumer notes when totals and alerts of the probes among them become
-readable; both count from when the probe was due.
+Starts a local Kafka and warms it up, `meterline run intake` and `meterline run tally`. First it
+finds their capacity: how fast both together drain a backlog, on this machine beside their broker.
+Then events come at 25, 50 and 75 % of that (or at `--rates`), on a fixed schedule that does not
+wait for anybody. A `read_committed` consumer notes when totals and alerts of the probes among them
+become readable; both count from when the probe was due.
 
 Writes FOLDER/latency.json, latency.svg and latency.md.
 """
@@ -36,6 +36,7 @@ from benchmarks.meters import DEFINITIONS
 from benchmarks.stages import machine
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
+from benchmarks.warm import WARM_UP_SECONDS, warm_up
 from benchmarks.workload import Workload
 from schemas import topics
 from streams.local_kafka import FULL_SPEED, LocalKafka
@@ -63,12 +64,16 @@ class Deployment:
 
 
 @contextmanager
-def deployment(backlog: int, shards: int, say: Console) -> Iterator[tuple[Deployment, float]]:
+def deployment(
+    backlog: int, shards: int, broker_warm_up_seconds: float, say: Console
+) -> Iterator[tuple[Deployment, float]]:
     """Run everything; with the capacity in events per second, found by draining `backlog`."""
     with (
         tempfile.TemporaryDirectory(prefix="meterline-latency-") as scratch,
         LocalKafka(Path(scratch, "kafka"), jvm=FULL_SPEED) as broker,
     ):
+        transactions = warm_up(broker.address, broker_warm_up_seconds)
+        say.print(f"{transactions} transactions to warm up the broker")
         kafka = {"bootstrap.servers": broker.address}
         create_topics(kafka, topics.sized(shards=shards), keep_for_ever=True)
         directory = Path(scratch)
@@ -142,12 +147,13 @@ def measure(
     seconds: float,
     warm_up_seconds: float,
     shards: int,
+    broker_warm_up_seconds: float,
     say: Console,
 ) -> dict[str, Any]:
     """The capacity, and every load, on one deployment."""
     load_before = os.getloadavg()[0]
     with (
-        deployment(backlog, shards, say) as (deployed, capacity),
+        deployment(backlog, shards, broker_warm_up_seconds, say) as (deployed, capacity),
         Observer(deployed.kafka, shards) as observer,
         ProcessPoolExecutor(1, get_context("spawn")) as sender,
     ):
@@ -187,6 +193,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--seconds", type=float, default=60, help="of each load that count")
     options.add_argument("--warm-up", type=float, default=10, help="seconds before that")
+    options.add_argument(
+        "--broker-warm-up",
+        type=float,
+        default=WARM_UP_SECONDS,
+        help="seconds of other transactions at first, until its JVM has compiled what they need",
+    )
     options.add_argument("--backlog", type=int, default=1_000_000, help="events, for the capacity")
     options.add_argument(
         "--rates", type=int, nargs="+", default=[], help="events a second, not shares of capacity"
@@ -202,6 +214,7 @@ def main() -> None:
         chosen.seconds,
         chosen.warm_up,
         chosen.shards,
+        chosen.broker_warm_up,
         Console(stderr=True),
     )
     chosen.folder.mkdir(parents=True, exist_ok=True)
