@@ -49,7 +49,7 @@ class Crosser:
 
     def __init__(self, totals: Totals, limits: Limits) -> None:
         self._totals = totals
-        self._limits = limits
+        self.limits = limits
         self._found: list[_Found] = []
 
     def find(
@@ -120,16 +120,18 @@ class Crosser:
         nanos = [NANOS] * len(places) if quantities is None else quantities.take(places).nanos()
         crossing = events[places]
         times_ns = batch.times_ns[crossing].tolist() if meter.aggregation == "latest" else []
+        customers = totals.customers.column(totals["customer"][rows])
         usages = zip(
             pairwise(bounds.tolist()),
             rows.tolist(),
+            self.limits.plans(customers).tolist(),
             totals.keys(rows),
             totals.tallies(rows),
             totals.fired(rows),
             strict=True,
         )
-        for (begin, end), row, key, tally, fired in usages:
-            watched = self._limits.of(key[1], meter.slug)
+        for (begin, end), row, plan, key, tally, fired in usages:
+            watched = self.limits.of(plan, meter.slug)
             assert watched is not None
             values = running(meter.aggregation, tally, nanos[begin:end], times_ns[begin:end])
             found = list(crossings(watched, fired, values))
@@ -149,11 +151,14 @@ class Crosser:
         if not len(rows):
             return
         totals = self._totals
-        customers = totals.customers.column(totals["customer"][rows]).to_pylist()
+        plans = self.limits.plans(totals.customers.column(totals["customer"][rows]))
+        alike = Groups(plans << 32 | totals["fired"][rows])
         lowest = []
-        for customer, fired in zip(customers, totals.fired(rows), strict=True):
-            watched = self._limits.of(customer, meter.slug)
+        for both in alike.distinct.tolist():
+            watched = self.limits.of(both >> 32, meter.slug)
+            fired = totals.crossed[both & 0xFFFFFFFF]
             lowest.append(watched.lowest_open(fired) if watched else None)
         is_open = np.array([nanos is not None for nanos in lowest])
-        totals["watch"][rows] = np.where(is_open, OPEN, NOTHING)
-        totals.open_nanos.write(rows, exact([nanos or 0 for nanos in lowest]))
+        totals["watch"][rows] = np.where(is_open, OPEN, NOTHING)[alike.numbers]
+        open_nanos = exact([nanos or 0 for nanos in lowest])
+        totals.open_nanos.write(rows, open_nanos[alike.numbers])

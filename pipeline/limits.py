@@ -13,9 +13,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.text_numbering import TextNumbering
 from schemas.definitions import Definitions
 from schemas.plan import Limit, Plan, Threshold
 from schemas.quantity import nanos, plain
+
+NO_PLAN = 0
 
 
 @dataclass(frozen=True)
@@ -37,19 +44,42 @@ class Watched:
 
 
 class Limits:
-    """The limits of one version of the definitions, by customer and meter."""
+    """The limits of one version of the definitions, by plan and meter.
+
+    Plans have numbers, `NO_PLAN` is that of none.
+    """
 
     def __init__(self, definitions: Definitions) -> None:
-        self._definitions = definitions
-        self._by_plan = {
-            plan.slug: {limit.meter: _watched(plan, limit) for limit in plan.limits}
-            for plan in definitions.plans
-        }
+        self._by_number: list[dict[str, Watched]] = [{}]
+        numbers: dict[str | None, int] = {None: NO_PLAN}
+        for plan in definitions.plans:
+            numbers[plan.slug] = len(self._by_number)
+            self._by_number.append({limit.meter: _watched(plan, limit) for limit in plan.limits})
+        plans = map(definitions.plan_of, definitions.customers_by_id)
+        #: Of each listed customer; the last one is of all who are not, and whose number is -1.
+        self._plans = np.array(
+            [
+                *(numbers[plan.slug if plan else None] for plan in plans),
+                numbers[definitions.default_plan],
+            ]
+        )
+        self._listed = TextNumbering()
+        self._listed.numbers(pa.array(list(definitions.customers_by_id), pa.string()))
+        self._knows_all = definitions.default_plan is not None
 
-    def of(self, customer: str, meter: str) -> Watched | None:
-        """What is watched of a customer's usage of a meter, None without a limit."""
-        plan = self._definitions.plan_of(customer)
-        return self._by_plan[plan.slug].get(meter) if plan is not None else None
+    def knows(self, customers: pa.Array) -> NDArray[np.bool_]:
+        """Whether usage of n customers counts, or is parked as unknown; shape (n,)."""
+        known: NDArray[np.bool_] = self._listed.known(customers) >= 0
+        return known | self._knows_all
+
+    def plans(self, customers: pa.Array) -> NDArray[np.int64]:
+        """The numbers of the plans of n customers, shape (n,)."""
+        plans: NDArray[np.int64] = self._plans[self._listed.known(customers)]
+        return plans
+
+    def of(self, plan: int, meter: str) -> Watched | None:
+        """What is watched of the usage of a meter under a plan, None without a limit."""
+        return self._by_number[plan].get(meter)
 
 
 class Crossing(NamedTuple):

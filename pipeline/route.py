@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pyarrow as pa
 import xxhash
@@ -34,35 +32,36 @@ class Router(dict[str, int]):
         known = len(self._numbering)
         numbers = self._numbering.numbers(customers)
         if len(self._numbering) > known:
-            names = self._numbering.column(np.arange(known, len(self._numbering))).to_pylist()
-            added = np.array([self._shard(name) for name in names], np.int64)
-            self._of_number = np.concatenate([self._of_number, added])
+            names = self._numbering.column(np.arange(known, len(self._numbering)))
+            self._of_number = np.concatenate([self._of_number, self._hashed(names)])
         of_each: NDArray[np.int64] = self._of_number[numbers]
         return of_each
 
-    def _shard(self, customer: str) -> int:
-        return xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
+    def _hashed(self, customers: pa.Array) -> NDArray[np.int64]:
+        hashes = map(xxhash.xxh3_64_intdigest, customers.cast(pa.binary()).to_pylist())
+        shards = np.fromiter(hashes, np.uint64, len(customers)) % np.uint64(self.shards)
+        return shards.astype(np.int64)
 
     def __missing__(self, customer: str) -> int:
         if len(self) >= self.CUSTOMERS_MAX:
             self.clear()
-        shard = self._shard(customer)
+        shard = xxhash.xxh3_64_intdigest(customer.encode()) % self.shards
         self[customer] = shard
         return shard
 
 
-def require_home(
-    router: Router, shard: int, customers: Iterable[str], where: str, remedy: str
-) -> None:
+def require_home(router: Router, shard: int, customers: pa.Array, where: str, remedy: str) -> None:
     """All `customers` belong to `shard`: counted elsewhere, one would have two totals.
 
     Raises:
         Stop: one does not; `where` says whose customers these are.
     """
-    for customer in customers:
-        if router[customer] != shard:
-            raise Stop(
-                f"{where} has customer {customer!r:.100}, who belongs to shard "
-                f"{router[customer]} of {router.shards}.",
-                remedy=remedy,
-            )
+    homes = router.of_each(customers)
+    strangers = np.flatnonzero(homes != shard)
+    if len(strangers):
+        stranger = int(strangers[0])
+        raise Stop(
+            f"{where} has customer {customers[stranger].as_py()!r:.100}, who belongs to shard "
+            f"{homes[stranger]} of {router.shards}.",
+            remedy=remedy,
+        )

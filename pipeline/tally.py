@@ -176,7 +176,7 @@ class Tally:
         crosser = self._crossers[in_force]
         counting = Counting(self._totals, crosser)
         for part in parts(packs):
-            status = self._decide(part, definitions, current, counting, changed)
+            status = self._decide(part, definitions, crosser.limits, counting, changed)
             late_for = _count_in_time(definitions.meters, part.batch, status, counting)
             for number, frame in decisions(part, status, late_for):
                 yield Outgoing(topics.DECISIONS.name, frame, partition=number)
@@ -190,7 +190,7 @@ class Tally:
         self,
         part: Part,
         definitions: Definitions,
-        current: Definitions,
+        limits: Limits,
         counting: Counting,
         changed: Mapping[int, Changed],
     ) -> NDArray[np.uint8]:
@@ -207,10 +207,8 @@ class Tally:
             found = self._shards[number].ids.claim(of_shard, today[begin:end])
             changed[number].ids.append(those(of_shard, found == Status.ACCEPTED))
             status[begin:end] = found
-        if current.default_plan is None:
-            names = batch.customer_names.to_pylist()
-            known = np.array([current.knows(name) for name in names], dtype=bool)
-            status[(status == Status.ACCEPTED) & ~known[batch.customers]] = Status.UNKNOWN
+        known = limits.knows(batch.customer_names)
+        status[(status == Status.ACCEPTED) & ~known[batch.customers]] = Status.UNKNOWN
         return status
 
     def _require_home(self, part: Part, is_at_home: NDArray[np.bool_]) -> None:
@@ -220,7 +218,7 @@ class Tally:
         batch = part.batch
         for number, begin, end in part.spans:
             codes = np.unique(batch.customers[begin:end][~is_at_home[begin:end]])
-            strange = batch.customer_names.take(pa.array(codes)).to_pylist()
+            strange = batch.customer_names.take(pa.array(codes))
             offsets = [offset for shard, offset, _ in part.packs if shard == number]
             where = f"{_at(number, offsets[0])} to {offsets[-1]}"
             require_home(self._router, number, strange, where, _MISROUTED)

@@ -96,10 +96,6 @@ class Definitions(BaseModel):
         """Every plan by its slug."""
         return {plan.slug: plan for plan in self.plans}
 
-    def knows(self, customer: str) -> bool:
-        """Whether usage of `customer` counts, or is parked as unknown."""
-        return self.default_plan is not None or customer in self.customers_by_id
-
     def plan_of(self, customer: str) -> Plan | None:
         """The plan of a customer, the default plan for one that is not listed or has none."""
         listed = self.customers_by_id.get(customer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import msgspec
+import pyarrow as pa
 from pydantic import ValidationError
 
 from pipeline.bill import Bill
@@ -73,7 +74,7 @@ class BillStage:
                 raise Stop(
                     f"{_place(record)} is no state that this program wrote.", remedy=_UPGRADE
                 ) from None
-        customers = (state.customer for state in frozen)
+        customers = pa.array([state.customer for state in frozen], pa.string())
         where = f"{self.state_topic}-{partition}"
         require_home(self._router, partition, customers, where, _MISROUTED)
         self._bills[partition] = bill = Bill(partition, frozen)
@@ -107,7 +108,7 @@ class BillStage:
         for partition, log in sorted(logs.items()):
             frames = [open_frame(record) for record in log]
             for record, frame in zip(log, frames, strict=True):
-                customers = frame.parts[0].column("customer").to_pylist()
+                customers = frame.parts[0].column("customer")
                 require_home(self._router, partition, customers, _place(record), _MISROUTED)
             bill = self._bills[partition]
             outgoing += bill.step(self._definitions, frames)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +15,9 @@ from schemas.definitions import Definitions
 from schemas.meter import Aggregation
 from schemas.quantity import NANOS
 from tests.pipeline.usage_log import core, pieces
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+PLANS = st.sampled_from(["pro", "open", None])
 
 
 def definitions(thresholds: list[Any], limit: Any = 100, **more: Any) -> Definitions:
@@ -37,9 +41,14 @@ def definitions(thresholds: list[Any], limit: Any = 100, **more: Any) -> Definit
 
 
 def watched(thresholds: list[Any], limit: Any = 100) -> Watched:
-    found = Limits(definitions(thresholds, limit)).of("listed", "n")
+    found = watch(Limits(definitions(thresholds, limit)), "listed", "n")
     assert found is not None
     return found
+
+
+def watch(limits: Limits, customer: str, meter: str) -> Watched | None:
+    (plan,) = limits.plans(pa.array([customer])).tolist()
+    return limits.of(plan, meter)
 
 
 def walk(
@@ -144,13 +153,36 @@ def test_crossings_are_the_same_however_the_events_are_cut(
 
 def test_a_limit_is_that_of_the_customers_plan_or_of_the_default_plan() -> None:
     limits = Limits(definitions(["50%"]))
-    assert limits.of("listed", "n") is not None
-    assert limits.of("listed", "free") is None
-    assert limits.of("other", "n") is None
-    assert limits.of("stranger", "n") is None
+    assert watch(limits, "listed", "n") is not None
+    assert watch(limits, "listed", "free") is None
+    assert watch(limits, "other", "n") is None
+    assert watch(limits, "stranger", "n") is None
     by_default = Limits(definitions(["50%"], default_plan="pro"))
-    assert by_default.of("stranger", "n") == by_default.of("other", "n") == watched(["50%"])
+    assert watch(by_default, "stranger", "n") == watched(["50%"])
+    assert watch(by_default, "other", "n") == watched(["50%"])
     assert watched(["50%"], "100.50").limit_text == "100.5"
+
+
+@core(100)
+@given(
+    st.dictionaries(NAMES, PLANS),
+    PLANS,
+    st.lists(NAMES),
+)
+def test_many_customers_have_the_plans_that_each_has_alone(
+    listed: dict[str, str | None], default: str | None, strangers: list[str]
+) -> None:
+    customers = [{"id": name, "plan": plan} for name, plan in listed.items()]
+    known = definitions(["50%"], customers=customers, default_plan=default)
+    limits = Limits(known)
+    names = [*listed, *strangers]
+    column = pa.array(names, pa.string())
+    for name, plan, is_known in zip(
+        names, limits.plans(column).tolist(), limits.knows(column).tolist(), strict=True
+    ):
+        alone = known.plan_of(name)
+        assert (limits.of(plan, "n") is not None) == (alone is not None and alone.slug == "pro")
+        assert is_known == (default is not None or name in listed)
 
 
 def test_the_lowest_open_threshold_is_the_next_one_to_fire() -> None:
