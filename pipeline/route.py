@@ -33,14 +33,9 @@ class Router(dict[str, int]):
         numbers = self._numbering.numbers(customers)
         if len(self._numbering) > known:
             names = self._numbering.column(np.arange(known, len(self._numbering)))
-            self._of_number = np.concatenate([self._of_number, self._hashed(names)])
+            self._of_number = np.concatenate([self._of_number, homes(names, self.shards)])
         of_each: NDArray[np.int64] = self._of_number[numbers]
         return of_each
-
-    def _hashed(self, customers: pa.Array) -> NDArray[np.int64]:
-        hashes = map(xxhash.xxh3_64_intdigest, customers.cast(pa.binary()).to_pylist())
-        shards = np.fromiter(hashes, np.uint64, len(customers)) % np.uint64(self.shards)
-        return shards.astype(np.int64)
 
     def __missing__(self, customer: str) -> int:
         if len(self) >= self.CUSTOMERS_MAX:
@@ -50,18 +45,24 @@ class Router(dict[str, int]):
         return shard
 
 
-def require_home(router: Router, shard: int, customers: pa.Array, where: str, remedy: str) -> None:
-    """All `customers` belong to `shard`: counted elsewhere, one would have two totals.
+def homes(customers: pa.Array, shards: int) -> NDArray[np.int64]:
+    """The shards of n customers, of so many, shape (n,); remembers none."""
+    hashes = map(xxhash.xxh3_64_intdigest, customers.cast(pa.binary()).to_pylist())
+    return (np.fromiter(hashes, np.uint64, len(customers)) % np.uint64(shards)).astype(np.int64)
+
+
+def require_home(shard: int, shards: int, customers: pa.Array, where: str, remedy: str) -> None:
+    """All `customers` belong to this one of `shards`: elsewhere, one would have two totals.
 
     Raises:
         Stop: one does not; `where` says whose customers these are.
     """
-    homes = router.of_each(customers)
-    strangers = np.flatnonzero(homes != shard)
+    found = homes(customers, shards)
+    strangers = np.flatnonzero(found != shard)
     if len(strangers):
         stranger = int(strangers[0])
         raise Stop(
             f"{where} has customer {customers[stranger].as_py()!r:.100}, who belongs to shard "
-            f"{homes[stranger]} of {router.shards}.",
+            f"{found[stranger]} of {shards}.",
             remedy=remedy,
         )

@@ -27,7 +27,7 @@ from pipeline.limits import Limits
 from pipeline.pack import Pack
 from pipeline.part import Part, Placed, parts
 from pipeline.record import Outgoing
-from pipeline.route import Router, require_home
+from pipeline.route import require_home
 from pipeline.shard import Changed, Shard, read_document, segment, snapshot
 from pipeline.total_columns import kept
 from pipeline.totals import Rows, Totals, distinct
@@ -57,9 +57,9 @@ _SEGMENT_IDS = 200
 class Tally:
     """Some shards being counted."""
 
-    def __init__(self, router: Router | None = None) -> None:
-        """`router` says which customers belong to which shard; without one, whoever comes."""
-        self._router = router
+    def __init__(self, shards: int | None = None) -> None:
+        """Of so many shards each has its own customers; if that is not said, whoever comes."""
+        self._shard_count = shards
         self._shards: dict[int, Shard] = {}
         #: What all of them have counted, if they are joined; and the shard of each share of it.
         self._totals = Totals()
@@ -213,7 +213,7 @@ class Tally:
 
     def _require_home(self, part: Part, is_at_home: NDArray[np.bool_]) -> None:
         """All customers belong to the shards they are in, as do those of whom that is known."""
-        if self._router is None or is_at_home.all():
+        if self._shard_count is None or is_at_home.all():
             return
         batch = part.batch
         for number, begin, end in part.spans:
@@ -221,7 +221,7 @@ class Tally:
             strange = batch.customer_names.take(pa.array(codes))
             offsets = [offset for shard, offset, _ in part.packs if shard == number]
             where = f"{_at(number, offsets[0])} to {offsets[-1]}"
-            require_home(self._router, number, strange, where, _MISROUTED)
+            require_home(number, self._shard_count, strange, where, _MISROUTED)
 
     def _finish(self, number: int, next_offset: int, changed: Changed) -> Iterator[Outgoing]:
         """What a shard's changelog is told after a step; a piece of a snapshot where one is due."""

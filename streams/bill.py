@@ -12,7 +12,7 @@ from pipeline.bill import Bill
 from pipeline.errors import Stop
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record, Records
-from pipeline.route import Router, require_home
+from pipeline.route import require_home
 from schemas import topics
 from schemas.billing import Frozen
 from schemas.definitions import Definitions
@@ -47,7 +47,7 @@ class BillStage:
     def __init__(self, definitions: Definitions, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.totals."""
         self._definitions = definitions
-        self._router = Router(shards)
+        self._shards = shards
         self._bills: dict[int, Bill] = {}
 
     def announce(self) -> Sequence[Outgoing]:
@@ -76,7 +76,7 @@ class BillStage:
                 ) from None
         customers = pa.array([state.customer for state in frozen], pa.string())
         where = f"{self.state_topic}-{partition}"
-        require_home(self._router, partition, customers, where, _MISROUTED)
+        require_home(partition, self._shards, customers, where, _MISROUTED)
         self._bills[partition] = bill = Bill(partition, frozen)
         expected = position.frozen if position is not None else 0
         if len(bill) != expected:
@@ -109,7 +109,7 @@ class BillStage:
             frames = [open_frame(record) for record in log]
             for record, frame in zip(log, frames, strict=True):
                 customers = frame.parts[0].column("customer")
-                require_home(self._router, partition, customers, _place(record), _MISROUTED)
+                require_home(partition, self._shards, customers, _place(record), _MISROUTED)
             bill = self._bills[partition]
             outgoing += bill.step(self._definitions, frames)
             position = msgspec.json.encode(_Position(log[-1].offset + 1, len(bill)))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record, Records
-from pipeline.route import Router
 from pipeline.shard import Restore
 from pipeline.tally import Tally
 from schemas import topics
@@ -22,8 +21,8 @@ class TallyStage:
 
     def __init__(self, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.metered."""
-        self._router = Router(shards)
-        self._tally = Tally(self._router)
+        self._shards = shards
+        self._tally = Tally(shards)
 
     def announce(self) -> Sequence[Outgoing]:
         """Nothing: everything tally says follows from the shard log."""
@@ -39,7 +38,7 @@ class TallyStage:
         if not restoring.is_whole:
             return None
         shard = restoring.shard()
-        shard.belong_to(partition, self._router.shards)
+        shard.belong_to(partition, self._shards)
         self._tally.add(partition, shard)
         return shard.next_offset or None
 

@@ -82,7 +82,7 @@ def count(logs: list[Log], data: st.DataObject) -> tuple[list[Outgoing], list[Ou
 
     Side by side, shards come and go between steps.
     """
-    together, alone = Tally(Router(SHARDS)), [Tally() for _ in range(SHARDS)]
+    together, alone = Tally(SHARDS), [Tally() for _ in range(SHARDS)]
     for shard in range(SHARDS):
         together.add(shard, Shard())
         alone[shard].add(shard, Shard())
@@ -159,7 +159,7 @@ def test_a_customer_in_the_log_of_another_shard_stops_even_where_she_has_totals(
     are_known: bool,
 ) -> None:
     ours, theirs = two_customers()
-    tally = Tally(Router(SHARDS))
+    tally = Tally(SHARDS)
     for shard in range(2):
         tally.add(shard, Shard())
     if are_known:
@@ -171,7 +171,7 @@ def test_a_customer_in_the_log_of_another_shard_stops_even_where_she_has_totals(
 
 def test_definitions_that_only_another_shard_was_told_of_stop() -> None:
     ours, theirs = two_customers()
-    tally = Tally(Router(SHARDS))
+    tally = Tally(SHARDS)
     for shard in range(2):
         tally.add(shard, Shard())
     tally.step({1: log_with(theirs)})
