@@ -69,8 +69,10 @@ class Limits:
 
     def knows(self, customers: pa.Array) -> NDArray[np.bool_]:
         """Whether usage of n customers counts, or is parked as unknown; shape (n,)."""
+        if self._knows_all:
+            return np.ones(len(customers), dtype=np.bool_)
         known: NDArray[np.bool_] = self._listed.known(customers) >= 0
-        return known | self._knows_all
+        return known
 
     def plans(self, customers: pa.Array) -> NDArray[np.int64]:
         """The numbers of the plans of n customers, shape (n,)."""

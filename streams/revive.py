@@ -13,7 +13,7 @@ _LOOK_SECONDS = 0.2
 
 
 class Reviver:
-    """Starts `broker` again with its records, within a second of its death, as often as it dies.
+    """Starts `broker` again with its records as often as it dies, at most a moment later.
 
         with LocalKafka() as broker, Reviver(broker):
             ...
