@@ -3,10 +3,10 @@
     uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000] [--shards 4]
 
 Starts a local Kafka and warms it up, `meterline run intake` and `meterline run tally`. First it
-finds their capacity: how fast both together drain a backlog, on this machine beside their broker.
-Then events come at 25, 50 and 75 % of that (or at `--rates`), on a fixed schedule that does not
-wait for anybody. A `read_committed` consumer notes when totals and alerts of the probes among them
-become readable; both count from when the probe was due.
+finds what this machine can carry of all of it, sender and reader included: how many events a second
+go through when all are sent at once. Then events come at 25, 50 and 75 % of that (or at `--rates`),
+on a fixed schedule that does not wait for anybody. A `read_committed` consumer notes when totals
+and alerts of the probes among them become readable; both count from when the probe was due.
 
 Writes FOLDER/latency.json, latency.svg and latency.md.
 """
@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from typing import Any
 from confluent_kafka import TopicPartition
 from rich.console import Console
 
-from benchmarks.backlog import decided, drain, held_back, send_all
+from benchmarks.backlog import decided, drain
 from benchmarks.histogram import Histogram
 from benchmarks.latency_load import Load, Observer, Sent, packed_ms, send
 from benchmarks.latency_report import chart, markdown, table
@@ -37,7 +38,6 @@ from benchmarks.stages import machine
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
 from benchmarks.warm import WARM_UP_SECONDS, warm_up
-from benchmarks.workload import Workload
 from schemas import topics
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.read import reader
@@ -46,6 +46,8 @@ from streams.topics import create_topics
 SHARES = (0.25, 0.5, 0.75)
 
 _PROBES_PER_SECOND = 500
+#: The load that finds the capacity has this number, the others those after it.
+_FLAT_OUT = 0
 _PATIENCE_SECONDS = 120.0
 _ANSWER_SECONDS = 30.0
 
@@ -64,10 +66,8 @@ class Deployment:
 
 
 @contextmanager
-def deployment(
-    backlog: int, shards: int, broker_warm_up_seconds: float, say: Console
-) -> Iterator[tuple[Deployment, float]]:
-    """Run everything; with the capacity in events per second, found by draining `backlog`."""
+def deployment(shards: int, broker_warm_up_seconds: float, say: Console) -> Iterator[Deployment]:
+    """Run everything."""
     with (
         tempfile.TemporaryDirectory(prefix="meterline-latency-") as scratch,
         LocalKafka(Path(scratch, "kafka"), jvm=FULL_SPEED) as broker,
@@ -79,16 +79,34 @@ def deployment(
         directory = Path(scratch)
         settings = settings_for(broker.address, DEFINITIONS, directory)
         with Processes(settings, directory / "processes.log") as processes:
-            with held_back(kafka, topics.EVENTS):
-                say.print(f"Sending a backlog of {backlog:,} events…")
-                send_all(broker.address, Workload(backlog))
-                pids = {"broker": broker.pid or 0}
-                for stage in ("intake", "tally"):
-                    pids[stage] = processes.start(stage, f"a-{stage}")
-                    processes.wait_for_members(stage, 1)
+            pids = {"broker": broker.pid or 0}
+            for stage in ("intake", "tally"):
+                pids[stage] = processes.start(stage, f"a-{stage}")
+                processes.wait_for_members(stage, 1)
             usages = {name: Usage([pid]) for name, pid in pids.items()}
-            drained = drain(decided(kafka, shards), backlog, usages)
-            yield Deployment(kafka, shards, usages), drained.per_second
+            yield Deployment(kafka, shards, usages)
+
+
+def capacity(events: int, deployed: Deployment, observer: Observer, sender: Executor) -> float:
+    """How many events a second go through everything, when so many are due within one second.
+
+    Raises:
+        TimeoutError: nothing moves any more.
+        RuntimeError: an event was not delivered.
+    """
+    load = Load(_FLAT_OUT, events, 1, 0, min(events, _PROBES_PER_SECOND))
+    sending = sender.submit(send, deployed.kafka["bootstrap.servers"], load)
+    count = decided(deployed.kafka, deployed.shards)
+
+    def done() -> int:
+        if sending.done():
+            sending.result()
+        return count()
+
+    drain(done, load.events, {})
+    end_ns = time.monotonic_ns()
+    observer.wait_for(load.probes, _PATIENCE_SECONDS)
+    return load.events * 1e9 / (end_ns - sending.result().begin_ns)
 
 
 def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor) -> dict[str, Any]:
@@ -142,7 +160,7 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
 
 
 def measure(
-    backlog: int,
+    flat_out: int,
     rates: list[int],
     seconds: float,
     warm_up_seconds: float,
@@ -153,22 +171,24 @@ def measure(
     """The capacity, and every load, on one deployment."""
     load_before = os.getloadavg()[0]
     with (
-        deployment(backlog, shards, broker_warm_up_seconds, say) as (deployed, capacity),
+        deployment(shards, broker_warm_up_seconds, say) as deployed,
         Observer(deployed.kafka, shards) as observer,
         ProcessPoolExecutor(1, get_context("spawn")) as sender,
     ):
-        say.print(f"They drain {capacity:,.0f} events a second.")
+        say.print(f"Sending {flat_out:,} events at once…")
+        most = capacity(flat_out, deployed, observer, sender)
+        say.print(f"{most:,.0f} a second go through.")
         loads = []
-        for number, rate in enumerate(rates or [round(capacity * share) for share in SHARES]):
+        wanted = rates or [round(most * share) for share in SHARES]
+        for number, rate in enumerate(wanted, _FLAT_OUT + 1):
             load = Load(number, rate, seconds, warm_up_seconds, min(rate, _PROBES_PER_SECOND))
             say.print(f"{rate:,} events a second for {warm_up_seconds + seconds:g} s…")
-            loads.append(under(load, deployed, observer, sender) | {"of_capacity": rate / capacity})
+            loads.append(under(load, deployed, observer, sender) | {"of_capacity": rate / most})
     return {
-        "backlog": backlog,
+        "flat_out": flat_out,
         "shards": shards,
-        "capacity_per_second": capacity,
+        "capacity_per_second": most,
         "loads": loads,
-        "seed": Workload(backlog).seed,
         "load_average_before": load_before,
         "machine": machine(),
     }
@@ -199,7 +219,9 @@ def main() -> None:
         default=WARM_UP_SECONDS,
         help="seconds of other transactions at first, until its JVM has compiled what they need",
     )
-    options.add_argument("--backlog", type=int, default=1_000_000, help="events, for the capacity")
+    options.add_argument(
+        "--flat-out", type=int, default=2_000_000, help="events sent at once, for the capacity"
+    )
     options.add_argument(
         "--rates", type=int, nargs="+", default=[], help="events a second, not shares of capacity"
     )
@@ -209,7 +231,7 @@ def main() -> None:
     )
     chosen = options.parse_args()
     results = measure(
-        chosen.backlog,
+        chosen.flat_out,
         chosen.rates,
         chosen.seconds,
         chosen.warm_up,

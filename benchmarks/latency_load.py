@@ -145,7 +145,15 @@ def send(address: str, load: Load) -> Sent:
             if number % load.spacing == 0:
                 key = load.probe(number).encode()
                 event = _PROBE % (load.number, number, key)
-            producer.produce(_TOPIC, event, key, timestamp=arrival_ms, on_delivery=delivered)
+            while True:
+                try:
+                    producer.produce(
+                        _TOPIC, event, key, timestamp=arrival_ms, on_delivery=delivered
+                    )
+                    break
+                except BufferError:
+                    # Whoever sends too much waits, and is behind the schedule.
+                    producer.poll(_WAIT_SECONDS)
         if due > sent and load.due_ns(sent) >= load.warm_up_seconds * 1e9:
             lag.record_ns(time.monotonic_ns() - begin_ns - load.due_ns(sent))
         sent = due

@@ -24,8 +24,8 @@ uv run python -m benchmarks.latency
 ```
 
 One process of intake, one of tally with {shards} shards, and their broker, warmed up before, share
-one machine with the sender and the reader. Both stages together drain a backlog at
-{capacity:,.0f} events a second; the loads are shares of that. Each latency counts from when the
+one machine with the sender and the reader. All of that together carries {capacity:,.0f} events a
+second, when they are sent at once; the loads are shares of it. Each latency counts from when the
 event was due on a fixed schedule, whenever it was sent, until a `read_committed` consumer has its
 total, or the alert on the threshold that it crossed. Goal at half load: p50 below {p50} ms, p99
 below {p99} ms.
