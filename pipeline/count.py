@@ -111,16 +111,17 @@ def _combinations(
     batch: Batch, meter: Meter, events: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], list[tuple[str, ...]]]:
     """The group of each event as a code, and what the codes stand for."""
+    dimensions = [batch.codes(f"dimension:{path}") for path in meter.group_by.values()]
+    if len(dimensions) == 1:
+        each, names = dimensions[0]
+        return each[events], [(name,) for name in names]
     codes = np.zeros(len(events), dtype=np.int64)
     count = 1
-    dimensions = [batch.codes(f"dimension:{path}") for path in meter.group_by.values()]
     for each, names in dimensions:
         codes, count = codes * len(names) + each[events], count * len(names)
         if count > _COMBINATIONS_MAX:
             occurring, codes = np.unique(codes, return_inverse=True)
             count = len(occurring)
-    if len(dimensions) == 1:
-        return codes, [(name,) for name in dimensions[0][1]]
     _, firsts, codes = np.unique(codes, return_index=True, return_inverse=True)
     columns = [
         [names[code] for code in each[events[firsts]].tolist()] for each, names in dimensions

@@ -87,12 +87,11 @@ def decode_event(record: Record) -> tuple[Envelope, bytes]:
         Reject: naming the first thing that is wrong with it.
     """
     value = record.value or b""
+    if record.headers and record.headers != PLAIN_HEADERS:
+        # Also says why many events could not be taken apart, which may have more bytes than one.
+        value = structured(record.headers, value)
     if len(value) > EVENT_BYTES_MAX:
         raise _too_large(value)
-    if record.headers and record.headers != PLAIN_HEADERS:
-        value = structured(record.headers, value)
-        if len(value) > EVENT_BYTES_MAX:
-            raise _too_large(value)
     try:
         envelope = _envelope.decode(value)
         if not value.isascii():
@@ -149,8 +148,8 @@ def structured(headers: Headers, value: bytes) -> bytes:
     """The structured form of a record with headers, whatever its mode.
 
     Raises:
-        Reject: for many events that could not be taken apart, other formats than JSON, and headers
-            that are not UTF-8, occur twice, or would stand for the data.
+        Reject: for many events that could not be taken apart, other formats than JSON, too large a
+            value, and headers that are not UTF-8, occur twice, or would stand for the data.
     """
     attributes: dict[str, str] = {}
     content_type = ""
@@ -185,6 +184,8 @@ def structured(headers: Headers, value: bytes) -> bytes:
                 f"JSON array, as {PACKED}.",
             )
         return value
+    if len(value) > EVENT_BYTES_MAX:
+        raise _too_large(value)
     if not attributes:
         return value
     clash = _NO_HEADERS & attributes.keys()

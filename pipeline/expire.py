@@ -24,18 +24,23 @@ _LAST_DAY = int(np.iinfo(np.uint16).max)
 
 
 def advance(shards: Mapping[int, Shard], part: Part) -> NDArray[np.uint16]:
-    """Let each shard's watermark follow its packs; the day on which to look up each event, (n,)."""
+    """Let each shard's watermark follow its events; the day on which to look up each one, (n,).
+
+    Which of them come in one part makes no difference: to each it is the newest before it that
+    counts, and itself.
+    """
     received_ms = part.batch.received_ms
-    newest_ms = np.maximum.reduceat(received_ms, np.cumsum([0, *part.lengths[:-1]]))
-    oldest_days = []
-    for (number, _, _), pack_ms in zip(part.packs, newest_ms.tolist(), strict=True):
+    newest_ms = np.empty_like(received_ms)
+    for number, begin, end in part.spans:
         shard = shards[number]
-        before_ms, shard.watermark_ms = shard.watermark_ms, max(shard.watermark_ms, pack_ms)
+        before_ms = shard.watermark_ms
+        of_shard = np.maximum.accumulate(received_ms[begin:end])
+        newest_ms[begin:end] = np.maximum(of_shard, before_ms)
+        shard.watermark_ms = int(newest_ms[end - 1])
         if before_ms // DAY_MS < shard.watermark_ms // DAY_MS:
             # What is dropped then would be found expired by every event to come.
             shard.ids.forget_before(before_ms // DAY_MS - DISORDER_DAYS)
-        oldest_days.append(shard.watermark_ms // DAY_MS - DISORDER_DAYS)
-    days = np.maximum(received_ms // DAY_MS, np.repeat(oldest_days, part.lengths))
+    days = np.maximum(received_ms // DAY_MS, newest_ms // DAY_MS - DISORDER_DAYS)
     today: NDArray[np.uint16] = np.clip(days, 0, _LAST_DAY).astype(np.uint16)
     return today
 

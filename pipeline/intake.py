@@ -275,8 +275,8 @@ def _spread(
 
 def _invalid_arrival(timestamp_ms: int) -> Reject:
     return Reject(
-        "invalid_time",
-        f"The Kafka record's timestamp, {timestamp_ms} ms since 1970, is not before 2262.",
+        "invalid_arrival",
+        f"The Kafka record's timestamp, {timestamp_ms} ms, is not between 1970 and 2262.",
         remedy="Let the Kafka client set the timestamp, or set it in milliseconds since 1970.",
     )
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.gather import renumber
+from pipeline.periods import DAY_MS
 from schemas.frame import Frame, Kind, seal
 from schemas.pack import FIXED, SCALE, TEXT_CODES, dimension_column, value_column
 from schemas.quantity import NANOS, PLACES, from_plain, nanos, plain
@@ -34,9 +35,9 @@ Values: TypeAlias = pa.Array | list[int | Decimal | None]
 class EventColumns:
     """Events of many shards as columns of equal length.
 
-    `rows` are their places in the order of arrival. `types`, `customers` and `dimensions` are
-    arrays of strings, with or without a dictionary, `originals` of bytes. `values` and `dimensions`
-    are by path; null where an event's type has no meter that reads it.
+    `rows` are their places in the order in which they were read. `types`, `customers` and
+    `dimensions` are arrays of strings, with or without a dictionary, `originals` of bytes. `values`
+    and `dimensions` are by path; null where an event's type has no meter that reads it.
     """
 
     rows: NDArray[np.int64]
@@ -87,8 +88,8 @@ def cut(
     columns: EventColumns, shards: NDArray[np.int64], definitions_version: str
 ) -> Iterator[tuple[int, bytes]]:
     """Packs of `columns`: (shard, frame), each shard's events in their order of arrival."""
-    # What is nearly sorted, and what has few bits, is sorted in no time.
-    order = np.argsort(columns.rows, kind="stable")
+    order = _order_of_arrival(columns)
+    # What has few bits is sorted in no time.
     few_bits = np.min_scalar_type(int(shards.max(initial=0)))
     order = order[np.argsort(shards[order].astype(few_bits), kind="stable")]
     packs = list(_packs(shards[order], columns.originals, order))
@@ -100,6 +101,25 @@ def cut(
         arrays = [column.part(number, begin, end) for column in made]
         batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
         yield shard, seal(Kind.PACK, header, [batch])
+
+
+def _order_of_arrival(columns: EventColumns) -> NDArray[np.int64]:
+    """The places of events in the order in which they arrived, as far as they were read at once.
+
+    Of a backlog months are read at once, one partition after the other, and whoever counts them
+    remembers less. The events of a partition stay in its order, whatever their timestamps.
+    """
+    # What is nearly sorted is sorted in no time.
+    order = np.argsort(columns.rows, kind="stable")
+    newest_ms = columns.received_ms[order]
+    if not len(order) or np.ptp(newest_ms) < DAY_MS:
+        return order
+    partitions = columns.source_partitions[order]
+    for partition in np.unique(partitions):
+        of_partition = partitions == partition
+        newest_ms[of_partition] = np.maximum.accumulate(newest_ms[of_partition])
+    in_order: NDArray[np.int64] = order[np.argsort(newest_ms, kind="stable")]
+    return in_order
 
 
 def _packs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -18,7 +18,7 @@ from schemas import segment, total
 from schemas.meter import Meter
 
 #: Rows of one frame, and bytes of its texts, so that a record stays well below the broker's limit.
-_ROWS_MAX = 65_536
+_ROWS_MAX = 32_768
 _TEXT_MAX = 4 * 1024 * 1024
 
 _TEXTS = pa.list_(pa.string())
@@ -49,11 +49,11 @@ class _Labels:
         columns: list[pa.Array] = named.take(pa.array(self._of_row)).columns
         return columns
 
-    def sizes(self) -> NDArray[np.int64]:
-        """About how many bytes the texts of each row have."""
+    def sizes(self, groups: Iterable[Sequence[str]]) -> NDArray[np.int64]:
+        """How many bytes the meter of each row has, and its group, given as texts."""
         sizes = [
-            len(meter) + sum(map(len, group or ()))
-            for meter, group in zip(self.meters, self.groups, strict=True)
+            len(meter) + sum(len(text.encode()) for text in group)
+            for meter, group in zip(self.meters, groups, strict=True)
         ]
         of_row: NDArray[np.int64] = np.array(sizes, dtype=np.int64)[self._of_row]
         return of_row
@@ -61,7 +61,7 @@ class _Labels:
 
 @dataclass(frozen=True)
 class Columns:
-    """Totals as columns of a frame; `sizes`, shape (n,), are about the bytes of their texts."""
+    """Totals as columns of a frame; `sizes`, shape (n,), are the bytes of most of their texts."""
 
     sizes: NDArray[np.int64]
     batch: pa.RecordBatch
@@ -82,7 +82,8 @@ def kept(totals: Totals, rows: Rows, known: int = 0) -> Columns:
     labels = _Labels(totals, new)
     customers = totals["customer"][new]
     sizes = np.zeros(len(rows), dtype=np.int64)
-    sizes[is_new] = labels.sizes() + totals.customers.sizes(customers)
+    groups = [group or () for group in labels.groups]
+    sizes[is_new] = labels.sizes(groups) + totals.customers.sizes(customers)
     named = pa.RecordBatch.from_arrays(
         [
             totals.customers.column(customers),
@@ -171,7 +172,7 @@ def published(totals: Totals, rows: Rows, meters_by_slug: Mapping[str, Meter]) -
         pa.array(totals["as_of_ms"][rows], _TIME),
     ]
     return Columns(
-        labels.sizes() + totals.customers.sizes(customers),
+        labels.sizes([text] for text in groups) + totals.customers.sizes(customers),
         pa.RecordBatch.from_arrays(arrays, schema=total.TOTAL_COLUMNS),
     )
 

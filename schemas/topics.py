@@ -32,12 +32,17 @@ class Topic:
 #: Packs and state segments may be larger than Kafka's default of 1 MiB.
 LARGE_RECORDS = {"max.message.bytes": str(16 * 1024 * 1024)}
 
-#: Arrival times come from the producer and may be replayed, so none is too old or too new.
-ANY_TIMESTAMP = {
+#: Arrival times come from the producer. None is too old, because old ones may be replayed. One that
+#: is an hour ahead is refused, as Kafka does by default: a clock that runs months ahead would have
+#: its shard believe that they have passed, and forget the ids of everybody else.
+ARRIVALS = {
     "message.timestamp.type": "CreateTime",
-    "message.timestamp.after.max.ms": str(2**63 - 1),
+    "message.timestamp.after.max.ms": str(3_600_000),
     "message.timestamp.before.max.ms": str(2**63 - 1),
 }
+
+#: Where traces are replayed whose time this machine's clock has not reached yet.
+ANY_ARRIVAL = {"message.timestamp.after.max.ms": str(2**63 - 1)}
 
 EVENTS = Topic(
     "usage.events",
@@ -46,7 +51,7 @@ EVENTS = Topic(
     "Usage events as their services publish them: CloudEvents 1.0, keyed by customer.",
     # Larger events than intake takes are let in, so that they end as rejections, not as losses;
     # a rejection is larger than its event, by the headers with reason and remedy.
-    config=ANY_TIMESTAMP | {"max.message.bytes": str(15 * 1024 * 1024)},
+    config=ARRIVALS | {"max.message.bytes": str(15 * 1024 * 1024)},
     is_sharded=False,
 )
 METERED = Topic(

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
-from schemas.topics import CATALOGUE, METERED, SHARDS, Topic
+from schemas.topics import ANY_ARRIVAL, CATALOGUE, METERED, SHARDS, Topic
 
 _ANSWER_SECONDS_MAX = 15.0
 
@@ -34,7 +34,8 @@ def create_topics(
     """Creates each topic of the catalogue that the broker does not have; others stay as they are.
 
     `kafka` is a librdkafka configuration. `keep_for_ever` sets no time limit on any new topic: a
-    local broker where old traces are replayed with their own arrival times would delete them.
+    local broker where traces are replayed with their own arrival times would delete old records,
+    and refuse those that are ahead of its clock.
 
     Raises:
         Stop: an existing topic has another number of partitions than its shards need, or the
@@ -54,6 +55,7 @@ def create_topics(
                 "cleanup.policy": "compact" if topic.compacted else "delete",
                 "retention.ms": str(-1 if keep_for_ever else topic.retention_ms),
                 **topic.config,
+                **(ANY_ARRIVAL if keep_for_ever else {}),
             },
         )
         for topic in wanted

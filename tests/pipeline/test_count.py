@@ -17,7 +17,8 @@ from pipeline.record import Outgoing
 from pipeline.totals import Totals
 from schemas.alert import Alert
 from schemas.definitions import Definitions
-from schemas.frame import Kind, unseal
+from schemas.frame import Kind, seal, unseal
+from schemas.topics import LARGE_RECORDS
 from schemas.total import TOTAL_COLUMNS
 from tests.pipeline.usage_log import event, records, take_in
 
@@ -121,6 +122,19 @@ def test_many_totals_are_spread_over_several_frames(
     monkeypatch.setattr(total_columns, "_ROWS_MAX", rows_max)
     assert len(list(counting.frames({0: 7}))) == -(-len(whole) // rows_max)
     assert published(counting) == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["\x01" * 170_000, "\U0001f600" * 80_000], ids=["six bytes", "four bytes"]
+)
+def test_no_record_of_totals_is_too_large_however_many_bytes_a_character_takes(text: str) -> None:
+    totals = Totals()
+    events = [event(str(n), data={"n": n, "model": f"{n}{text}"}) for n in range(40)]
+    counting, _ = count(*events, totals=totals)
+    frames = [frame for _, frame in counting.frames({0: 7})]
+    columns = total_columns.kept(totals, np.arange(len(totals)))
+    frames += [seal(Kind.SEGMENT, {}, [part]) for part in columns.parts()]
+    assert max(map(len, frames)) < int(LARGE_RECORDS["max.message.bytes"]) / 2
 
 
 def test_names_that_could_be_mixed_up_stay_apart() -> None:

@@ -90,7 +90,7 @@ def test_bad_input_is_rejected_for_its_reason(value: bytes | None, reason: str) 
 @pytest.mark.parametrize("received_ms", [-1, -(2**63), 2**63 - 1, 10**15])
 def test_an_arrival_that_cannot_be_is_rejected(received_ms: int) -> None:
     _, rejected = settle([record(event(), 0, received_ms=received_ms)])
-    assert why(rejected[0]) == "invalid_time"
+    assert why(rejected[0]) == "invalid_arrival"
 
 
 def test_integers_over_64_bits_are_packed_exactly() -> None:

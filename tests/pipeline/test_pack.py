@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline import pack as packing
 from pipeline.pack import BYTES_MAX, EVENTS_MAX, EventColumns, Pack, Quantities, cut
+from pipeline.periods import DAY_MS
 from schemas.frame import Kind, unseal
 from schemas.pack import FIXED, SCALE, value_column
 from schemas.quantity import nanos
@@ -149,6 +151,31 @@ def test_every_event_is_in_one_pack_of_its_shard_in_order(
     for offset, (shard, _) in enumerate(events):
         expected.setdefault(shard, []).append(offset)
     assert by_shard == expected
+
+
+@core(100)
+@given(st.lists(st.integers(0, 5).map(lambda halves: halves * DAY_MS // 2), max_size=30))
+def test_a_backlog_is_packed_by_arrival_as_far_as_the_order_of_its_partitions_allows(
+    received_ms: list[int],
+) -> None:
+    count = len(received_ms)
+    # Read one partition after the other; in each some times go back.
+    partitions = [3 * place // count for place in range(count)]
+    made = replace(
+        columns([1] * count),
+        received_ms=np.array(received_ms, dtype=np.int64),
+        source_partitions=np.array(partitions, dtype=np.int32),
+    )
+    found = [
+        offset
+        for _, pack in packs(made, [0] * count)
+        for offset in pack.numbers("source_offset").tolist()
+    ]
+    newest_ms = [
+        max(received_ms[partitions.index(partitions[place]) : place + 1]) for place in range(count)
+    ]
+    is_backlog = max(received_ms, default=0) - min(received_ms, default=0) >= DAY_MS
+    assert found == sorted(range(count), key=lambda place: newest_ms[place] if is_backlog else 0)
 
 
 def test_packs_are_cut_at_the_real_limits() -> None:

@@ -227,6 +227,29 @@ def test_a_copy_is_recognised_for_35_days_of_the_log(
     assert decided(arrival_days, limited(), steps) == expected.split()
 
 
+@pytest.mark.parametrize("steps", [(), (1,), (1, 1), (2,), (3, 1)])
+@pytest.mark.parametrize("cut", [1, 2, 3, 4])
+def test_a_copy_is_recognised_however_far_ahead_what_comes_after_it_arrives(
+    steps: tuple[int, ...], cut: int
+) -> None:
+    far = 2 * DEDUPE_DAYS + 5
+    day = DECEMBER_MS // DAY_MS
+    events = [
+        used(event_id, event_type="unmetered", received_ms=(day + offset) * DAY_MS)
+        for event_id, offset in (("1", 0), ("1", 2), ("2", far), ("2", far + 1))
+    ]
+    played = Play()
+    cutter = intake(limited())
+    played.append(cutter.announce())
+    records = arriving(events)
+    for pack in filter(None, (records[:cut], records[cut:])):
+        played.append(cutter.step(pack))
+    for count in (*steps, len(events)):
+        if left := min(count, len(played.log) - played.counted):
+            played.step(left)
+    assert played.outcome().statuses == ["accepted", "duplicate"] * 2
+
+
 def test_events_that_arrive_far_behind_the_newest_one_are_still_recognised() -> None:
     day = DECEMBER_MS // DAY_MS
     old = (day - 100) * DAY_MS

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
+from pipeline.decode import EVENT_BYTES_MAX
 from pipeline.intake import Intake
 from pipeline.record import PLAIN_HEADERS, Headers, Outgoing, Record, Records
 from pipeline.reject import DeadLetter, open_letter
@@ -183,6 +184,8 @@ def test_a_rejected_element_is_taken_in_alone_once_it_is_mended() -> None:
         (b"[" + event("1") + b"]x", "malformed_json"),
         (b"[" + event("1") + b",]", "malformed_json"),
         (b"[" + event("1") + b",{]", "malformed_json"),
+        # More bytes than one event may have.
+        (b"[" + event("1", data={"pad": "x" * EVENT_BYTES_MAX}) + b",]", "malformed_json"),
         (b"[" * 100_000, "malformed_json"),
         (b"\xef\xbb\xbf[" + event("1") + b"]", "malformed_json"),
         (("[" + event("1").decode() + "]").encode("utf-16"), "malformed_json"),

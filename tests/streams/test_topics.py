@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from confluent_kafka import TopicCollection
+from confluent_kafka import KafkaError, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from pipeline.errors import Retry, Stop
-from schemas.topics import CATALOGUE, SHARDS, Topic
+from schemas.topics import CATALOGUE, EVENTS, SHARDS, Topic
 from streams.topics import create_topics
 
 
@@ -31,6 +33,7 @@ def of_another_name(topic: Topic, prefix: str) -> Topic:
         topic.meaning,
         topic.compacted,
         topic.config,
+        topic.is_sharded,
     )
 
 
@@ -49,6 +52,27 @@ def test_keeping_for_ever_sets_no_time_limit_anywhere(kafka: str) -> None:
     catalogue = [of_another_name(topic, "for-ever.") for topic in CATALOGUE]
     create_topics({"bootstrap.servers": kafka}, catalogue, keep_for_ever=True)
     assert {described(kafka, topic.name)[1]["retention.ms"] for topic in catalogue} == {"-1"}
+
+
+@pytest.mark.parametrize(
+    ("days", "keep_for_ever", "is_taken"),
+    [(71, False, False), (71, True, True), (-400, False, True), (-400, True, True)],
+)
+def test_events_of_a_clock_that_is_far_ahead_are_refused_where_no_trace_is_replayed(
+    kafka: str, days: int, keep_for_ever: bool, is_taken: bool
+) -> None:
+    events = of_another_name(EVENTS, f"of-{days}-days.{keep_for_ever}.")
+    create_topics({"bootstrap.servers": kafka}, [events], keep_for_ever=keep_for_ever)
+    refused: list[KafkaError] = []
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(
+        events.name,
+        b"{}",
+        timestamp=int((time.time() + days * 86_400) * 1_000),
+        on_delivery=lambda error, _: refused.append(error) if error else None,
+    )
+    assert producer.flush(30) == 0
+    assert [error.code() for error in refused] == [KafkaError.INVALID_TIMESTAMP] * (not is_taken)
 
 
 def test_creating_again_leaves_existing_topics_alone(kafka: str) -> None:
