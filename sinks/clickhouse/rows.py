@@ -22,6 +22,9 @@ from schemas.frame import Frame
 DECIMAL = pa.decimal256(76, 9)
 _INSTANT = pa.timestamp("us", "UTC")
 _GROUP = pa.map_(pa.string(), pa.string())
+#: The end of 2261, in milliseconds since 1970. No arrival is later; of times that ClickHouse itself
+#: does not take its clients refuse to read whole columns.
+_LAST_MS = 9_214_646_399_999
 
 REJECTIONS = pa.schema(
     [
@@ -147,7 +150,11 @@ def _parsed(model: type[BaseModel], record: Record) -> BaseModel:
 
 
 def rejection_rows(records: Iterable[Record]) -> pa.Table:
-    """Rows of `rejections`: where, why, and the original bytes."""
+    """Rows of `rejections`: where, why, and the original bytes.
+
+    One that was rejected for its arrival has the nearest that ClickHouse can hold; its message says
+    which it was.
+    """
     columns: dict[str, list[Any]] = {field.name: [] for field in REJECTIONS}
     for record in records:
         # The original's own headers come first and may have the same names: the last one is ours.
@@ -156,7 +163,8 @@ def rejection_rows(records: Iterable[Record]) -> pa.Table:
             columns["source_partition"].append(int(headers[rejection.HEADER_PARTITION]))
             columns["source_offset"].append(int(headers[rejection.HEADER_OFFSET]))
             columns["source_index"].append(int(headers.get(rejection.HEADER_INDEX, b"0")))
-            columns["received_at"].append(int(headers[rejection.HEADER_RECEIVED_AT]))
+            received_ms = int(headers[rejection.HEADER_RECEIVED_AT])
+            columns["received_at"].append(min(max(received_ms, 0), _LAST_MS))
             columns["reason"].append(headers[rejection.HEADER_REASON])
             columns["message"].append(headers[rejection.HEADER_MESSAGE])
             columns["remedy"].append(headers[rejection.HEADER_REMEDY])

@@ -118,6 +118,22 @@ def test_a_rejection_keeps_the_original_bytes(
     ]
 
 
+@pytest.mark.parametrize("received_ms", [-(2**63), -1, 0, 9_223_286_400_000, 2**63 - 1])
+def test_a_rejection_of_an_impossible_arrival_can_be_read(
+    clickhouse: Connection, received_ms: int
+) -> None:
+    record = Record(topics.EVENTS.name, 3, 1207, received_ms, None, b"{}", ())
+    outgoing = rejected(record, Reject("invalid_arrival", f"{received_ms} ms.", remedy="Mend it."))
+    letter = Record(outgoing.topic, 0, 0, 0, None, outgoing.value, outgoing.headers)
+    ClickHouseSink(clickhouse).write([letter], 0)
+    with clickhouse.client() as client:
+        ((received_at, message),) = client.query(
+            "SELECT received_at, message FROM rejections FINAL"
+        ).result_rows
+    assert received_at.year in (1970, 2261)
+    assert message == f"{received_ms} ms."
+
+
 def test_rejections_of_one_packed_record_are_rows_of_their_own(clickhouse: Connection) -> None:
     reason = Reject("malformed_json", "It is not JSON.", remedy="Send JSON.")
     for index in (0, 3, 3):
