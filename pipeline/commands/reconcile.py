@@ -48,7 +48,7 @@ _LONGEST_PERIOD = timedelta(days=31)
 #: Between two looks, when the first one saw a difference.
 _AGAIN_SECONDS = 3.0
 
-_PERIOD = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?")
+_PERIOD = re.compile(r"(\d{4})-(\d{2})(?:-(\d{2}))?", re.ASCII)
 
 
 def reconcile(
@@ -100,7 +100,8 @@ def reconcile(
 
     Exit code: 0 reconciled, 1 a difference, 2 a person is needed, 75 try again later. Held and
     refused deltas are named in red with their remedy and do not change the exit code; a link that
-    could not be checked is named as well.
+    could not be checked is named as well. Without any total of the named customer or period nothing
+    is proved: 2.
     """
     settings = read_settings(config=config)
     definitions = read_definitions(settings.config)
@@ -117,6 +118,8 @@ def reconcile(
             look, found = _look(chain)
             found = confirmed_in_both(before, found)
     document = _document(look, found, limit)
+    if document.reconciled and not document.periods:
+        _refuse_to_prove_nothing(period, customer)
     if as_json:
         typer.echo(document.model_dump_json(indent=1))
     else:
@@ -142,14 +145,31 @@ def select(period: str, customer: str | None, now: datetime) -> Selection:
             raise ValueError
         year, month, day = (int(part or 1) for part in parts.groups())
         begin = datetime(year, month, day, tzinfo=UTC)
+        following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+        end = begin + timedelta(days=1) if parts[3] else following
     except ValueError:
         raise Stop(
             f"{period!r} is no period.",
             remedy="Give a month such as 2026-11, a day such as 2026-11-20, or all.",
         ) from None
-    following = datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
-    end = begin + timedelta(days=1) if parts[3] else following
-    return Selection(milliseconds(begin), milliseconds(end), customer)
+    # ClickHouse's times have an end, and no event is older than 1970.
+    return Selection(max(milliseconds(begin), 0), max(milliseconds(end), 0), customer)
+
+
+def _refuse_to_prove_nothing(period: str, customer: str | None) -> None:
+    """Nothing is not reconciled where something was asked for by name: it may be misspelt.
+
+    Raises:
+        Stop: a customer or a period was named.
+    """
+    of_whom = "" if customer is None else f" of customer {customer!r}"
+    when = "" if period == "all" else f" in {period}" if period else " in the last 40 days"
+    if customer is not None or period not in ("", "all"):
+        raise Stop(
+            f"There are no totals{of_whom}{when}, so nothing was compared.",
+            remedy="Check the spelling of --customer and --period; --period all looks at every "
+            "period.",
+        )
 
 
 def _look(chain: Chain) -> tuple[Look, list[Difference]]:
@@ -226,8 +246,9 @@ def _log(found: Reconciliation) -> None:
     counts = {} if ledger is None else {"positions": ledger.input}
     if ledger is not None:
         counts["in_flight"] = ledger.not_taken_in + ledger.not_decided + ledger.not_stored
+    ending = "reconciled" if found.periods else "no totals to compare"
     log.info(
-        "reconciled" if found.reconciled else f"{found.difference_count} differences",
+        ending if found.reconciled else f"{found.difference_count} differences",
         **counts,
         totals=sum(row.customers for row in found.periods),
         held_or_refused=len(found.open_items),

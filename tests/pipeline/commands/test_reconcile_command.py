@@ -165,7 +165,32 @@ def test_a_total_that_was_changed(system: WholeSystem) -> None:
     assert int(difference.found) == int(difference.expected) + 1
     assert checked(system, "--customer", "cus_03").reconciled
     assert not checked(system, "--customer", "cus_02").reconciled
-    assert checked(system, "--period", "2020-01").periods == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--customer", "nobody"), "no totals of customer 'nobody' in the last 40 days"),
+        (("--period", "2020-01"), "no totals in 2020-01"),
+        (("--customer", "nobody", "--period", "all"), "no totals of customer 'nobody', so"),
+        (("--period", "0001-01", "--json"), "no totals in 0001-01"),
+        (("--period", "9999-11-30"), "no totals in 9999-11-30"),
+    ],
+)
+def test_that_there_is_nothing_of_what_was_named_is_no_proof(
+    system: WholeSystem, options: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(Stop, match=said) as stop:
+        run(system, *options)
+    assert "Check the spelling" in stop.value.remedy
+
+
+def test_a_difference_is_shown_where_there_is_nothing_of_the_named_period(
+    system: WholeSystem,
+) -> None:
+    system.command("TRUNCATE TABLE rejections")
+    found = checked(system, "--period", "2020-01")
+    assert (links(found), found.periods) == ({"stored"}, ())
 
 
 def test_a_total_that_clickhouse_lost(system: WholeSystem) -> None:
@@ -226,7 +251,7 @@ def test_more_differences_than_asked_for_are_counted_and_not_listed(system: Whol
 
 
 def test_a_period_that_is_none_is_refused(system: WholeSystem) -> None:
-    for period in ("november", "2026-13", "2026-02-30"):
+    for period in ("november", "2026-13", "2026-02-30", "9999-12", "9999-12-31", "２０２６-11"):  # noqa: RUF001
         with pytest.raises(Stop, match="is no period"):
             run(system, "--period", period)
 
