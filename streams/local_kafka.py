@@ -108,6 +108,7 @@ class LocalKafka:
         if self._broker is not None and self._broker.poll() is None:
             return self.address
         self.kill()
+        _require_directory(self.directory)
         self._distribution = prepare(self._say)
         self.port = self.port or _free_port()
         _require_free(self.port)
@@ -245,6 +246,18 @@ def _free_port(but: int = 0) -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
     return port if port != but else _free_port(but)
+
+
+def _require_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_something_else = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "it is no directory" if is_something_else else error.strerror
+        raise Stop(
+            f"The local Kafka cannot keep its records in {directory}: {why}.",
+            remedy="Choose another directory, where this user may write.",
+        ) from error
 
 
 def _require_free(port: int) -> None:

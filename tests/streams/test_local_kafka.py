@@ -136,6 +136,16 @@ def test_a_second_life_in_the_same_directory_has_the_records_of_the_first(tmp_pa
         assert read_committed(second.address, "kept") == [b"first"]
 
 
+def test_a_file_is_no_directory_and_nobody_is_told_to_remove_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    for directory in (file, file / "below"):
+        with pytest.raises(Stop, match=f"{directory}: it is no directory") as stop:
+            LocalKafka(directory).start()
+        assert "remove" not in stop.value.remedy
+    assert file.read_text() == "precious"
+
+
 def test_a_broker_that_died_comes_back_and_one_that_lives_is_left_alone(tmp_path: Path) -> None:
     with LocalKafka(tmp_path) as kafka:
         first = kafka.pid
