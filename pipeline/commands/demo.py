@@ -69,19 +69,35 @@ def demo(
         typer.Option(help="Use this Kafka, still empty, instead of a local one."),
     ] = None,
 ) -> None:
-    """Start a local Kafka and all stages, play events, and account for every one of them."""
+    """Start a local Kafka and all stages, play events, and account for every one of them.
+
+    METERLINE_* of the environment does not count here.
+    """
+    _forget_settings()
     console = Console(highlight=False)
     config = config or DEMO_DEFINITIONS
     definitions = read_definitions(config)
     lines = _lines(events, count, seed)
     with _kept_or_temporary(directory) as place:
+        if report_file is not None:
+            # Asked now, not when all has been played; what an earlier demo wrote stays till then.
+            _write(report_file, "a", "")
         seen = _play(lines, config, place, bootstrap_servers, console)
     result = reconcile(seen, definitions)
-    if report_file is not None:
-        report_file.write_text(json.dumps(report(seen, result), indent=1) + "\n")
     show(console, definitions, seen, result)
+    if report_file is not None:
+        _write(report_file, "w", json.dumps(report(seen, result), indent=1) + "\n")
     if not result.reconciled:
         raise typer.Exit(1)
+
+
+def _forget_settings() -> None:
+    """What the caller's environment says is of another deployment: neither this process nor those
+    that it starts may reach for that one's Kafka or Stripe.
+    """
+    # As settings are read: in capitals or not.
+    for name in [name for name in os.environ if name.upper().startswith("METERLINE_")]:
+        del os.environ[name]
 
 
 @contextmanager
@@ -90,13 +106,31 @@ def _kept_or_temporary(directory: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="meterline-demo-") as temporary:
             yield Path(temporary)
         return
-    if directory.exists() and any(directory.iterdir()):
+    try:
+        is_empty = not directory.exists() or not any(directory.iterdir())
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Stop(
+            f"{directory} cannot be used: {error.strerror}.",
+            remedy="Name a new directory, where this user may write.",
+        ) from error
+    if not is_empty:
         raise Stop(
             f"{directory} is not empty.",
             remedy="Name a new directory: a demo begins with nothing counted.",
         )
-    directory.mkdir(parents=True, exist_ok=True)
     yield directory.absolute()
+
+
+def _write(report_file: Path, mode: str, text: str) -> None:
+    try:
+        with report_file.open(mode) as file:
+            file.write(text)
+    except OSError as error:
+        raise Stop(
+            f"The report cannot be written to {report_file}: {error.strerror}.",
+            remedy="Name a file in a directory that is there, where this user may write.",
+        ) from error
 
 
 @contextmanager

@@ -1,0 +1,65 @@
+"""`meterline demo`: refuses before it starts what it could not end, and is alone in its world."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+PRODUCTION = {
+    "METERLINE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "METERLINE_SECURITY_PROTOCOL": "SASL_SSL",
+    "METERLINE_SASL_USERNAME": "ann",
+    "METERLINE_SASL_PASSWORD": "secret",
+    "METERLINE_CLICKHOUSE_URL": "nonsense",
+    "METERLINE_CLICKHOUSE_PASSWORD": "secret",
+    "meterline_linger_ms": "nonsense",
+}
+
+
+def meterline_demo(*options: str | Path, **environment: str) -> tuple[int, str, str]:
+    """Runs it to its end: exit code, output, errors."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "meterline", "demo", "--count", "50", *map(str, options)],
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200", **environment},
+        text=True,
+        timeout=300,
+    )
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_the_settings_of_another_deployment_change_nothing(tmp_path: Path) -> None:
+    report = tmp_path / "kept" / "report.json"
+    options = ("--directory", tmp_path / "kept", "--report", report)
+    code, output, errors = meterline_demo(*options, **PRODUCTION)
+    assert code == 0, output + errors
+    assert json.loads(report.read_text())["reconciled"]
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "said"),
+    [
+        ("--report", "none/report.json", "No such file or directory"),
+        ("--report", ".", "Is a directory"),
+        ("--directory", "file", "Not a directory"),
+        ("--directory", "file/below", "Not a directory"),
+        ("--directory", ".", "is not empty"),
+    ],
+)
+def test_what_it_cannot_write_is_said_before_anything_starts(
+    tmp_path: Path, option: str, place: str, said: str
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    code, output, errors = meterline_demo(option, tmp_path / place)
+    assert (code, output) == (2, "")
+    assert said in errors
+    assert "Remedy: " in errors
+    assert "Traceback" not in errors
