@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -28,6 +29,9 @@ COMMANDS = {
     "reconcile": "Compare every link from the input to the invoice, while everything runs.",
     "doctor": "Check everything that Meterline needs, and say what to do about it.",
 }
+
+#: The file descriptor.
+_STDOUT = 1
 
 
 class _Lazy(TyperGroup):
@@ -67,9 +71,32 @@ def main() -> None:
     # Nobody multiplies matrices here, but numpy's threads for that begin by spinning.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        app(prog_name="meterline")
+        _run()
     except MeterlineError as error:
         console = Console(stderr=True, soft_wrap=True)
         console.print(Text(error.message, style="red"))
         console.print(Text.assemble(("Remedy: ", "bold"), error.remedy))
         sys.exit(75 if isinstance(error, Retry) else 2)
+
+
+def _run() -> None:
+    """Runs the command line up to the last byte of its output.
+
+    Raises:
+        MeterlineError: what the command raises.
+        Retry: a disk is full; mostly the one that the output goes to.
+    """
+    try:
+        try:
+            app(prog_name="meterline")
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # What could not be written would be tried again at the end of the process, and said.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        raise Retry(
+            f"What was to be written has no room: {error.strerror}.",
+            remedy="Make room on the disk that the output goes to, and run it again.",
+        ) from error

@@ -183,6 +183,10 @@ def _csv(
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     if file == _STDIN:
+        if sys.stdin is None:
+            raise Stop(
+                "Standard input is closed.", remedy="Name a file, or write to standard input."
+            )
         yield sys.stdin.buffer
         return
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,24 @@ def test_what_meterline_raises_ends_it_with_2_and_the_remedy_but_no_traceback() 
     assert "METERLINE_SECURITY_PROTOCOL" in errors
     assert "\nRemedy: " in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor"]], ids=" ".join)
+def test_output_that_finds_no_room_is_said_in_one_sentence(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", MAIN, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "METERLINE_BOOTSTRAP_SERVERS": "127.0.0.1:1"},
+        )
+    assert ended.returncode == 75, "a try again may succeed"
+    lines = [line for line in ended.stderr.splitlines() if not line.startswith("%")]
+    assert len(lines) == 2
+    assert "No space left on device" in lines[0]
+    assert lines[1].startswith("Remedy: ")
 
 
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:

@@ -194,6 +194,13 @@ def test_what_cannot_be_read_ends_it_with_2_before_anything_is_sent(
     assert "Traceback" not in errors
 
 
+def test_a_standard_input_that_is_closed_is_said() -> None:
+    closed = ["sh", "-c", 'exec "$@" <&-', "sh", *command("-")]
+    ended = subprocess.run(closed, capture_output=True, cwd=ROOT, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "Standard input is closed.\nRemedy: " in ended.stderr
+
+
 def test_an_event_larger_than_kafka_takes_is_counted_and_the_rest_is_sent(address: str) -> None:
     arrivals = Arrivals(address)
     stdin = b"\n".join([event(1), event(2, data="x" * 17_000_000), event(3)])
