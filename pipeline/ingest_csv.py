@@ -27,6 +27,11 @@ class CsvMapping:
     constants: Mapping[str, str] = field(default_factory=dict)
     utc: bool = False
 
+    @property
+    def identifies_by_file(self) -> bool:
+        """Whether identities are the file's name and the rows' numbers."""
+        return not {"id", "source"} & {*self.columns, *self.constants}
+
 
 _TARGET = re.compile(r"[a-z0-9]+|data\.\S.*")
 _INTEGER = re.compile(r"0|-?[1-9]\d{0,37}", re.ASCII)
@@ -75,12 +80,17 @@ def read_csv(lines: Iterable[bytes], mapping: CsvMapping) -> Iterator[Line]:
     stay exact, and a leading zero is kept.
 
     Raises:
-        Stop: at a column that is not there, a row that does not fit the header, bytes that are not
-            UTF-8, or a time without an offset. What was sent before may be sent again: rows keep
-            their ids.
+        Stop: at an empty file, a column that is not there, a row that does not fit the header,
+            bytes that are not UTF-8, or a time without an offset. What was sent before may be sent
+            again: rows keep their ids.
     """
     rows = csv.reader(_texts(lines), strict=True)
-    header = next(_checked(rows), [])
+    header = next(_checked(rows), None)
+    if not header:
+        raise Stop(
+            f"The CSV file {'is empty' if header is None else 'begins with an empty line'}.",
+            remedy="Its first line should name the columns.",
+        )
     missing = sorted({*mapping.columns.values()} - {*header})
     if missing:
         raise Stop(

@@ -7,12 +7,14 @@ taken out and becomes the record's timestamp.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
+from pipeline.errors import Stop
 from pipeline.instant import parse_instant
 
 
@@ -51,6 +53,21 @@ def read_ndjson(lines: Iterable[bytes]) -> Iterator[Line]:
         if timestamp_ms is not None:
             value = _without_receivedat(value)
         yield Line(customer_key(head.subject), value, timestamp_ms)
+
+
+def unmarked(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a file, without the byte order mark that some programs write before the first.
+
+    Raises:
+        Stop: the mark is that of UTF-16.
+    """
+    for number, line in enumerate(lines):
+        if number == 0 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise Stop(
+                "The file is UTF-16, and JSON lines are UTF-8.",
+                remedy="Convert the file to UTF-8 and send it again.",
+            )
+        yield line if number else line.removeprefix(codecs.BOM_UTF8)
 
 
 def customer_key(subject: object) -> bytes | None:

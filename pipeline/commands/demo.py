@@ -27,7 +27,7 @@ from pipeline.commands.show_demo import show
 from pipeline.commands.supervise import Supervisor
 from pipeline.errors import Retry, Stop
 from pipeline.generate import DEMO_DEFINITIONS, generate
-from pipeline.ingest_file import Line, read_ndjson
+from pipeline.ingest_file import Line, read_ndjson, unmarked
 from pipeline.reconcile import Seen, reconcile, report
 from pipeline.settings import Settings, read_settings
 from schemas import topics
@@ -155,7 +155,7 @@ def _lines(events: Path | None, count: int, seed: int) -> list[Line]:
         return list(read_ndjson(generate(count, 50, seed, datetime.now(UTC))))
     try:
         with events.open("rb") as file:
-            return list(read_ndjson(file))
+            return list(read_ndjson(unmarked(file)))
     except OSError as error:
         raise Stop(
             f"{events} cannot be read: {error.strerror}.",

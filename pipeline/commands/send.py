@@ -24,8 +24,8 @@ from rich.progress import (
 from rich.text import Text
 
 from pipeline.errors import MeterlineError, Stop
-from pipeline.ingest_csv import parse_mapping, read_csv
-from pipeline.ingest_file import Line, read_ndjson
+from pipeline.ingest_csv import CsvMapping, parse_mapping, read_csv
+from pipeline.ingest_file import Line, read_ndjson, unmarked
 from pipeline.settings import Settings, read_settings
 from schemas import topics
 from streams.cluster import require_topic
@@ -118,16 +118,24 @@ def send(
     """Send usage events to Kafka, as they stand; broken ones end as rejections, with the reason.
 
     One CloudEvent (JSON) a line, or CSV with --map and --set. Sending a file again is safe: events
-    with the same source and id count once.
+    with the same source and id count once. In CSV without them, the source is the file's name and
+    the ids are the rows' numbers: a file that has grown may be sent again, but another one of the
+    same name needs --set source=..., or its rows are taken for those of the first.
     """
     settings = read_settings(bootstrap_servers=bootstrap_servers)
     # To be asked to end is the same as Ctrl-C: flush and say how far it came.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
     sent, fault, interrupted = Sent(), None, False
+    is_csv = written_as is Format.CSV or (written_as is None and file.suffix.lower() == ".csv")
+    if not is_csv and (mapped or constant or utc):
+        raise Stop(
+            f"--map, --set and --utc are for CSV, and {file} is read as one CloudEvent a line.",
+            remedy="Add --format csv if it is CSV, else leave them out.",
+        )
+    mapping = _mapping(file, mapped or [], constant or [], utc) if is_csv else None
     with _opened(file) as opened:
-        is_csv = written_as is Format.CSV or (written_as is None and file.suffix.lower() == ".csv")
-        lines = _csv(opened, file, mapped, constant, utc) if is_csv else read_ndjson(opened)
+        lines = read_csv(opened, mapping) if mapping else read_ndjson(unmarked(opened))
         require_topic(settings.kafka(), topics.EVENTS.name)
         begun = time.monotonic()
         with _bar(opened, file, errors) as draw, _producer(settings) as producer:
@@ -139,6 +147,14 @@ def send(
                 fault = error
             flush(producer, sent)
     _report(console, errors, sent, time.monotonic() - begun, interrupted)
+    if mapping and mapping.identifies_by_file:
+        console.print(
+            Text(
+                f"Their source is the file's name, {mapping.name}, and their ids are the rows' "
+                "numbers. Another file of that name needs --set source=..."
+            ),
+            soft_wrap=True,
+        )
     if isinstance(fault, OSError):
         raise Stop(f"{file} cannot be read to its end: {fault}.", remedy="Send it again.")
     if fault is not None:
@@ -168,16 +184,14 @@ def _queue(producer: Producer, line: Line, sent: Sent) -> None:
             sent.note(failure)
 
 
-def _csv(
-    opened: BinaryIO, file: Path, mapped: list[str] | None, constant: list[str] | None, utc: bool
-) -> Iterator[Line]:
-    mapping = parse_mapping(file.name, mapped or [], constant or [], utc)
+def _mapping(file: Path, mapped: list[str], constant: list[str], utc: bool) -> CsvMapping:
+    mapping = parse_mapping(file.name, mapped, constant, utc)
     if file == _STDIN and "source" not in {*mapping.columns, *mapping.constants}:
         raise Stop(
             "What comes on standard input has no name that could be the events' source.",
             remedy="Name it with --set source=..., the same when you send it again.",
         )
-    return read_csv(opened, mapping)
+    return mapping
 
 
 @contextlib.contextmanager

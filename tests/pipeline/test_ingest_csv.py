@@ -104,7 +104,8 @@ def test_an_offset_in_the_file_wins_and_what_is_no_time_is_left_for_intake_to_re
     [
         (TRACE, False, "Row 1 .* without an offset.*--utc"),
         ([b"at\n"], True, "no column TIMESTAMP; it has at"),
-        ([], True, "no column TIMESTAMP"),
+        ([], True, "is empty"),
+        ([b"\xef\xbb\xbf\n", TRACE[0]], True, "begins with an empty line"),
         ([b"TIMESTAMP,TIMESTAMP\n"], True, "several columns named TIMESTAMP"),
         ([TRACE[0], b"2023-11-16 18:17:03,1\n"], True, "Row 1 .* 2 cells, its header 3"),
         ([TRACE[0], b"\xff,1,2\n"], True, "Line 2 .* not UTF-8"),

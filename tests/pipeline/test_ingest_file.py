@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ingest_file import Line, read_ndjson
+from pipeline.errors import Stop
+from pipeline.ingest_file import Line, read_ndjson, unmarked
 
 EVENT = b'{"id": "1", "subject": "cus_1"}'
 JSON = st.recursive(
@@ -29,6 +30,19 @@ def test_the_key_is_the_customer_and_the_bytes_stay_as_they_are() -> None:
 
 def test_blank_lines_are_skipped() -> None:
     assert read(b"\n", b"  \r\n", b"", EVENT) == [Line(b"cus_1", EVENT, None)]
+
+
+def test_a_byte_order_mark_before_a_file_is_no_part_of_its_first_line() -> None:
+    mark = b"\xef\xbb\xbf"
+    assert list(unmarked([mark + EVENT, EVENT, mark + EVENT])) == [EVENT, EVENT, mark + EVENT]
+    assert list(unmarked([])) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_a_file_in_utf_16_is_refused(encoding: str) -> None:
+    with pytest.raises(Stop, match="UTF-16") as stop:
+        list(unmarked([("\ufeff" + EVENT.decode()).encode(encoding)]))
+    assert "UTF-8" in stop.value.remedy
 
 
 @pytest.mark.parametrize(

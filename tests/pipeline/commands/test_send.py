@@ -152,6 +152,26 @@ def test_the_real_trace_is_sent_through_a_mapping(address: str) -> None:
     events = [json.loads(record.value or b"") for record in arrivals.records()]
     assert {sent["id"] for sent in events} == {str(number) for number in range(1, 8_820)}
     assert {sent["source"] for sent in events} == {TRACE.name}
+    assert f"source is the file's name, {TRACE.name}, and their ids are the rows' numbers" in output
+    assert "--set source=..." in output
+
+
+def test_a_file_with_a_source_of_its_own_and_a_byte_order_mark(
+    tmp_path: Path, address: str
+) -> None:
+    table, lines = tmp_path / "usage.csv", tmp_path / "usage.ndjson"
+    table.write_bytes(b"\xef\xbb\xbfat\n2026-11-20T09:30:00Z\n")
+    lines.write_bytes(b"\xef\xbb\xbf" + event(1))
+    arrivals = Arrivals(address)
+    code, output, _ = meterline_send(
+        *(table, "--map", "time=at", "--set", "type=t", "--set", "subject=cus_1"),
+        *("--set", "source=feb"),
+        METERLINE_BOOTSTRAP_SERVERS=address,
+    )
+    assert (code, len(output.splitlines())) == (0, 1), "how it is identified is no news"
+    assert meterline_send(lines, METERLINE_BOOTSTRAP_SERVERS=address)[0] == 0
+    sources = [json.loads(record.value or b"")["source"] for record in arrivals.records()]
+    assert sorted(sources) == ["/test", "feb"]
 
 
 def test_a_csv_file_with_a_bad_row_says_what_was_sent_and_where_it_stopped(
@@ -174,6 +194,9 @@ def test_a_csv_file_with_a_bad_row_says_what_was_sent_and_where_it_stopped(
     [
         (["none.ndjson"], b"", "none.ndjson cannot be read: No such file"),
         (["."], b"", "cannot be read: Is a directory"),
+        (["-", "--map", "time=a"], b"a\n", "--map, --set and --utc are for CSV, and - is read as"),
+        (["-", "--format", "ndjson", "--set", "type=t"], b"", "are for CSV"),
+        (["usage.txt", "--utc"], b"", "are for CSV"),
         (["-", "--format", "csv", "--map", "time=a"], b"a\n", "type is neither mapped nor set"),
         (
             ["-", "--format", "csv", *(f"--map={name}=a" for name in ("time", "subject", "type"))],
