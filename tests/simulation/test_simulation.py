@@ -92,3 +92,8 @@ def test_a_planted_bug_is_caught(number: int) -> None:
 
 def test_the_table_of_planted_bugs_is_complete() -> None:
     assert [bug.name for bug in BUGS if bug.name not in seeds_taken()] == []
+
+
+def test_readme_says_how_many_bugs_are_planted() -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    assert f"{len(BUGS)} planted mistakes" in readme.read_text(encoding="utf-8")
