@@ -67,6 +67,10 @@ class Fault(NamedTuple):
     message: str
 
 
+#: The shortest definitions that count something.
+_LEAST = "meters: [{slug: requests, event_type: llm.request, aggregation: count}]"
+
+
 class _Fatal(Exception):
     """A fault after which the text cannot be read any further."""
 
@@ -81,7 +85,7 @@ def parse_definitions(text: str, name: str = "meterline.yaml") -> Definitions:
         Stop: with one line `name:line: what is wrong` for each fault.
     """
     if not text.strip():
-        raise Stop(f"{name} is empty.", remedy="Write at least one meter; README.md shows how.")
+        raise Stop(f"{name} is empty.", remedy=f"Write at least one meter: {_LEAST}")
     document = _Document(text)
     tree, faults = document.tree, document.faults
     if tree is not None and not isinstance(tree, dict):

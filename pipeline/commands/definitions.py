@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.define import parse_definitions
 from pipeline.errors import Stop
+from pipeline.generate import DEMO_DEFINITIONS
 from schemas.definitions import Definitions
 
 
@@ -20,8 +21,8 @@ def read_definitions(path: Path) -> Definitions:
     except FileNotFoundError:
         raise Stop(
             f"There is no {path}, which says what is counted.",
-            remedy="Write it as README.md shows, or name another file with --config or "
-            "METERLINE_CONFIG.",
+            remedy=f"Write it, for example as {DEMO_DEFINITIONS} is written, or name another file "
+            "with --config or METERLINE_CONFIG.",
         ) from None
     except OSError as error:
         raise Stop(

@@ -185,13 +185,17 @@ def test_a_hundred_thousand_nested_levels_are_a_fault_not_a_crash(opening: str) 
 
 
 def test_an_empty_file_says_so() -> None:
-    with pytest.raises(Stop, match=r"meterline\.yaml is empty"):
+    with pytest.raises(Stop, match=r"meterline\.yaml is empty") as stop:
         parse_definitions(" \n")
+    (meter,) = parse_definitions(stop.value.remedy.partition(": ")[2]).meters
+    assert meter.slug == "requests", "what the remedy shows can be copied"
 
 
 def test_a_file_that_cannot_be_read_says_why_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Stop, match=r"There is no .*none\.yaml.*METERLINE_CONFIG"):
+    with pytest.raises(Stop, match=r"There is no .*none\.yaml.*METERLINE_CONFIG") as stop:
         read_definitions(tmp_path / "none.yaml")
+    (example,) = (word for word in stop.value.remedy.split() if word.endswith(".yaml"))
+    assert read_definitions(Path(example)).meters, "the example is there"
     with pytest.raises(Stop, match="cannot be read: Is a directory"):
         read_definitions(tmp_path)
     latin = tmp_path / "latin.yaml"
