@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
@@ -217,13 +218,21 @@ def local_kafka() -> Iterator[Finding]:
 def disk(settings: Settings | None) -> Iterator[Finding]:
     """Room where this machine keeps what it keeps."""
     places = [Path(tempfile.gettempdir()), cache_directory()]
-    if settings is not None and (embedded := _embedded_directory(settings)) is not None:
-        places.append(embedded)
+    # A faulty URL is said by the check of ClickHouse.
+    with suppress(Stop):
+        if settings is not None and (embedded := _embedded_directory(settings)) is not None:
+            places.append(embedded)
     rooms = []
     for place in places:
         there = next(path for path in (place, *place.parents) if path.exists())
         free = shutil.disk_usage(there).free
-        if not os.access(there, os.W_OK):
+        if not there.is_dir():
+            yield bad(
+                f"{there} is no directory, so {place} cannot be one",
+                "Name a directory in XDG_CACHE_HOME, which says where the cache is, or in "
+                "METERLINE_CLICKHOUSE_URL.",
+            )
+        elif not os.access(there, os.W_OK):
             yield bad(f"{there} cannot be written to", "Give this user the right to write there.")
         elif free < _FREE_BYTES_MIN:
             yield bad(
@@ -244,5 +253,13 @@ def _billed(settings: Settings) -> set[str]:
 
 
 def _embedded_directory(settings: Settings) -> Path | None:
-    url = urlsplit(settings.clickhouse_url)
+    try:
+        url = urlsplit(settings.clickhouse_url)
+    except ValueError:
+        # Not its text, which may quote what stands in the place of a password.
+        raise Stop(
+            "METERLINE_CLICKHOUSE_URL is no valid URL.",
+            remedy="Set it to http://user@host:8123/database, https://… or "
+            "chdb:///absolute/directory.",
+        ) from None
     return Path(unquote(url.path)) if url.scheme == "chdb" else None

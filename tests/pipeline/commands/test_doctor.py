@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.checks import Finding, Mark, good, packages
+from pipeline.commands.checks import Finding, Mark, clickhouse, disk, good, packages
 from pipeline.commands.doctor import Check, run
 from pipeline.errors import Stop
+from pipeline.settings import Settings
 from schemas.topics import EVENTS, METERED, TALLY_STATE, sized
 from sinks.stripe.stand_in import StripeStandIn
 from streams.cluster import TopicState, topic_faults
@@ -148,6 +149,24 @@ def test_each_missing_thing_is_said_with_its_remedy_and_the_rest_is_checked_all_
     assert output.count(Mark.BAD) == 1
     assert lines(output, "Local Kafka").startswith(Mark.GOOD)
     assert output.splitlines()[-1] == "One thing has to be put right."
+
+
+def test_a_cache_below_a_file_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    found = [finding for finding in disk(None) if finding.mark is Mark.BAD]
+    assert [finding.what for finding in found] == [
+        f"{file} is no directory, so {file}/meterline cannot be one"
+    ]
+
+
+def test_an_address_of_clickhouse_that_is_no_url_is_said_and_not_quoted() -> None:
+    settings = Settings.model_construct(clickhouse_url="http://[secret/x")
+    with pytest.raises(Stop, match="METERLINE_CLICKHOUSE_URL is no valid URL") as stop:
+        list(clickhouse(settings))
+    assert "secret" not in str(stop.value)
+    assert Mark.GOOD in {finding.mark for finding in disk(settings)}
 
 
 def test_all_faults_of_the_definitions_are_shown(up: dict[str, str], tmp_path: Path) -> None:
