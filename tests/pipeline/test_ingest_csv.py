@@ -126,6 +126,17 @@ def test_all_faults_of_a_mapping_are_named_at_once() -> None:
         assert fault in str(stop.value)
 
 
+@pytest.mark.parametrize("target", ["Time", "user_id", "user-id", "data.", "data_base64", "", "é"])
+def test_what_is_no_name_of_an_attribute_is_refused(target: str) -> None:
+    with pytest.raises(Stop, match="is not target=value"):
+        parse_mapping("f", ["time=at", f"{target}=x"], CONSTANTS)
+
+
+def test_an_extension_is_an_attribute() -> None:
+    extended = parse_mapping("f", ["time=at", "region1=x"], CONSTANTS)
+    assert extended.columns["region1"] == "x"
+
+
 def test_an_empty_mapping_of_attributes_leaves_them_out() -> None:
     mapping = CsvMapping("f", {"time": "at"}, {"type": "t", "subject": ""})
     (line,) = read_csv([b"at\n", b"2026-11-20T12:00:00Z\n"], mapping)
