@@ -71,9 +71,10 @@ def demo(
 ) -> None:
     """Start a local Kafka and all stages, play events, and account for every one of them.
 
-    METERLINE_* of the environment does not count here.
+    METERLINE_* of the environment count only with --bootstrap-servers.
     """
-    _forget_settings()
+    if bootstrap_servers is None:
+        _forget_settings()
     console = Console(highlight=False)
     config = config or DEMO_DEFINITIONS
     definitions = read_definitions(config)
