@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.client import Client
 
 from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.write import ClickHouseSink
@@ -24,6 +26,15 @@ def filled(clickhouse: Connection) -> tuple[Connection, SeededLog]:
         sink = ClickHouseSink(clickhouse)
         sink.write([record for of_place in log.records.values() for record in of_place], 0)
     return clickhouse, log
+
+
+def insert(client: Client, time: datetime, data: str) -> None:
+    """One accepted event of cus_1."""
+    client.insert(
+        "events",
+        [["cus_1", "llm.request", "/s", str(time), data, time]],
+        column_names=["customer", "type", "source", "id", "data", "time"],
+    )
 
 
 def test_every_section_has_a_query() -> None:
@@ -65,6 +76,42 @@ def test_use_by_day_is_exact(filled: tuple[Connection, SeededLog]) -> None:
     assert expected
     assert sum(tokens for *_, tokens in rows) == Decimal(sum(expected))
     assert sum(events for _, _, events, _ in rows) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "1234567890.123456789",
+        "123456789012345678.5",
+        "99999999.999999999",
+        "-0.000000001",
+        "12345678901234567890123",
+        '"123456789012345678.5"',
+        "1.5e3",
+    ],
+)
+def test_use_by_day_keeps_every_digit(clickhouse: Connection, literal: str) -> None:
+    data = f'{{"note": "\\"tokens\\":7", "in": [1], "tokens" : {literal}, "model": "m"}}'
+    query = QUERIES["Use by day, from the events"].rstrip().rstrip(";")
+    with clickhouse.client() as client:
+        insert(client, datetime(2026, 11, 20, tzinfo=UTC), data)
+        ((_, model, events, tokens),) = client.query(query).result_rows
+    assert (model, events, tokens) == ("m", 1, Decimal(literal.strip('"')))
+
+
+@pytest.mark.parametrize("now", ["2026-12-01 00:00:00", "2026-12-03 23:59:59"])
+def test_the_kept_hours_reach_to_the_end_of_a_month(clickhouse: Connection, now: str) -> None:
+    """Asked anew when the hour is over, and until the grace time is."""
+    _, _, query = QUERIES["A meter's p99 by hour, kept"].rstrip().rstrip(";").partition("\nAS ")
+    with clickhouse.client() as client:
+        insert(client, datetime(2026, 11, 30, 23, 59, tzinfo=UTC), '{"tokens": 5}')
+        insert(client, datetime(2026, 11, 1, tzinfo=UTC), '{"tokens": 6}')
+        asked = query.replace("now('UTC')", f"toDateTime('{now}', 'UTC')")
+        rows = client.query(asked).result_rows
+    assert sorted(map(tuple, rows)) == [
+        (datetime(2026, 11, 1, tzinfo=UTC), 1, 6.0),
+        (datetime(2026, 11, 30, 23, tzinfo=UTC), 1, 5.0),
+    ]
 
 
 def test_usage_over_all_groups_is_the_newest_one(filled: tuple[Connection, SeededLog]) -> None:
