@@ -7,10 +7,12 @@ but in `meterline.yaml`.
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import Stop
@@ -42,8 +44,10 @@ class Settings(BaseSettings):
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
-    sasl_username: str = ""
-    sasl_password: SecretStr = SecretStr("")
+    #: Needed by the SASL protocols.
+    sasl_username: str = Field("", validate_default=True)
+    sasl_password: SecretStr = Field(SecretStr(""), validate_default=True)
+    #: A file of certificates (PEM); empty means those that the system trusts.
     ssl_ca_location: str = ""
 
     #: `http://user@host:8123/database`, or `chdb:///directory` for the embedded engine.
@@ -62,6 +66,31 @@ class Settings(BaseSettings):
     clickhouse_linger_ms: int = Field(500, ge=0, le=60_000)
     stripe_linger_ms: int = Field(200, ge=0, le=60_000)
     bill_linger_ms: int = Field(60_000, ge=0, le=3_600_000)
+
+    @field_validator("sasl_username", "sasl_password")
+    @classmethod
+    def _log_in(cls, given: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        protocol = info.data.get("security_protocol", "")
+        if protocol.startswith("SASL") and not given:
+            raise ValueError(f"{protocol} needs it")
+        return given
+
+    @field_validator("ssl_ca_location")
+    @classmethod
+    def _read_certificates(cls, location: str, info: ValidationInfo) -> str:
+        if location and info.data.get("security_protocol", "").endswith("SSL"):
+            try:
+                ssl.create_default_context(cafile=location)
+            except OSError as error:
+                reason = error.strerror or error
+                raise ValueError(f"certificates cannot be read from {location}: {reason}") from None
+        return location
+
+    @field_validator("clickhouse_url", "stripe_api_base")
+    @classmethod
+    def _split(cls, url: str) -> str:
+        urlsplit(url)
+        return url
 
     def kafka(self) -> dict[str, str]:
         """The part of a librdkafka configuration that every client of ours shares."""
@@ -87,7 +116,8 @@ def read_settings(**overrides: object) -> Settings:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         faults = "; ".join(
-            f"METERLINE_{'_'.join(map(str, fault['loc'])).upper()}: {fault['msg']}"
+            f"METERLINE_{'_'.join(map(str, fault['loc'])).upper()}: "
+            + fault["msg"].removeprefix("Value error, ")
             for fault in error.errors()
         )
         raise Stop(

@@ -52,6 +52,10 @@ _REMEDIES = {
         "Kafka refused the credentials.",
         "Check METERLINE_SASL_USERNAME, METERLINE_SASL_PASSWORD and the mechanism.",
     ),
+    KafkaError._INVALID_ARG: (
+        "Kafka's client refuses its settings.",
+        "Check METERLINE_SECURITY_PROTOCOL, what belongs to it and METERLINE_BOOTSTRAP_SERVERS.",
+    ),
     KafkaError.MSG_SIZE_TOO_LARGE: (
         "A record is larger than its topic accepts.",
         "Set max.message.bytes of the topics as `meterline topics` does.",

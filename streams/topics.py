@@ -11,6 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import ANY_ARRIVAL, CATALOGUE, METERED, SHARDS, Topic
+from streams.failures import stop_if_hopeless
 
 _ANSWER_SECONDS_MAX = 15.0
 
@@ -19,6 +20,7 @@ def shards_of(kafka: Mapping[str, str]) -> int:
     """How many shards the deployment on a cluster has; `SHARDS` where there is none yet.
 
     Raises:
+        Stop: the configuration is none.
         Retry: no broker answers.
     """
     return _existing_partitions(_admin(kafka)).get(METERED.name, SHARDS)
@@ -94,7 +96,11 @@ def _existing_partitions(admin: AdminClient) -> dict[str, int]:
 
 def _admin(kafka: Mapping[str, str]) -> AdminClient:
     # Below "critical" librdkafka tells of every attempt; what matters is raised.
-    return AdminClient({"log_level": 2, **kafka})
+    try:
+        return AdminClient({"log_level": 2, **kafka})
+    except KafkaException as error:
+        stop_if_hopeless(error, "topics")
+        raise
 
 
 def _wait_until_known(admin: AdminClient, wanted: Iterable[Topic]) -> None:

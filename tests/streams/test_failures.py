@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from pipeline.errors import Stop
+from streams.confluent import ConfluentClients
+from streams.deliver import Deliverer
 from streams.failures import untangled
+from streams.topics import shards_of
+from tests.streams.recording import Recording
+
+#: A user is missing.
+REFUSED = {
+    "bootstrap.servers": "localhost:1",
+    "security.protocol": "SASL_PLAINTEXT",
+    "sasl.mechanism": "PLAIN",
+}
 
 
 def call_back(raised: BaseException | None) -> None:
@@ -24,3 +38,12 @@ def test_a_fatal_error_is_told_from_the_callback_that_it_met() -> None:
 def test_what_is_no_error_of_kafka_stays_as_it_is(raised: BaseException | None) -> None:
     with pytest.raises(SystemError, match="acknowledged"), untangled():
         call_back(raised)
+
+
+def test_settings_that_the_client_refuses_are_not_tried_again() -> None:
+    clients, stop = ConfluentClients(REFUSED), threading.Event()
+    sink = Deliverer("refused", Recording("t"), clients, instance="a", stop=stop, linger_ms=1)
+    with pytest.raises(Stop, match="sink refused: Kafka's client refuses its settings"):
+        sink.run()
+    with pytest.raises(Stop, match="topics: Kafka's client refuses its settings"):
+        shards_of(REFUSED)
