@@ -6,6 +6,7 @@ Above this module both are one clickhouse-connect client.
 from __future__ import annotations
 
 import fcntl
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ from pydantic import SecretStr
 
 from pipeline.errors import Retry, Stop
 from sinks.clickhouse.faults import reaction
+
+# It tells of every failure besides; what matters is raised.
+logging.getLogger("clickhouse_connect").setLevel(logging.CRITICAL)
 
 _CONNECT_SECONDS_MAX = 10
 _ANSWER_SECONDS_MAX = 120

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, Error, OperationalError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
 from pipeline.errors import MeterlineError, Retry, Stop
 
@@ -65,6 +66,9 @@ _STOP_REMEDIES = {
     516: _ACCOUNT,  # AUTHENTICATION_FAILED
 }
 
+#: There was no connection, so nothing was said to a server.
+_UNCONNECTED = (ConnectTimeoutError, NewConnectionError, SSLError)
+
 _HTTP_STATUS = re.compile(r"HTTP status (\d{3})")
 _RETRIED_STATUS = re.compile(r"408|429|5\d\d")
 _TEXT_LENGTH_MAX = 300
@@ -72,6 +76,13 @@ _TEXT_LENGTH_MAX = 300
 
 def reaction(error: ClickHouseError) -> MeterlineError:
     """The error of ours that `error` asks for: `Retry` or `Stop`."""
+    refused = error.__cause__
+    if isinstance(refused, MaxRetryError) and isinstance(refused.reason, _UNCONNECTED):
+        return Retry(
+            f"No ClickHouse answers at {refused.pool.host}:{refused.pool.port}: "
+            f"{refused.reason.__cause__ or refused.reason}.",
+            remedy="Check METERLINE_CLICKHOUSE_URL and that the server runs.",
+        )
     code = error.code if isinstance(error, Error) else None
     text = " ".join(str(error).split())[:_TEXT_LENGTH_MAX]
     if code in RETRIED or (code is None and _is_transport(error, text)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,20 @@ def test_a_database_that_cannot_be_opened_stops_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("METERLINE_CLICKHOUSE_URL", "chdb:///proc/none")
     with pytest.raises(Stop, match="cannot open"):
         migrate()
+
+
+def test_an_address_where_nobody_answers_is_all_that_it_tells() -> None:
+    program = "import sys; from pipeline.cli import main; main()"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{unused.getsockname()[1]}"
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "migrate"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "METERLINE_CLICKHOUSE_URL": f"http://{place}/usage"},
+        )
+    assert ended.returncode == 75
+    said, remedy = ended.stderr.splitlines()
+    assert said.startswith(f"No ClickHouse answers at {place}: ")
+    assert remedy.startswith("Remedy: Check METERLINE_CLICKHOUSE_URL")

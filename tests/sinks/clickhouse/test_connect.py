@@ -117,8 +117,18 @@ def test_a_full_disk_of_this_machine_is_waited_for(unmigrated: Connection) -> No
 def test_a_server_that_is_not_there_is_tried_again() -> None:
     with answering(200, None) as url:
         pass
-    with pytest.raises(Retry):
+    with pytest.raises(Retry, match=r"No ClickHouse answers at 127.0.0.1:\d+: .*refused") as retry:
         connect(url, CANARY)
+    assert "METERLINE_CLICKHOUSE_URL" in retry.value.remedy
+
+
+def test_a_server_without_encryption_is_not_taken_for_one_with_it() -> None:
+    with (
+        answering(200, None) as url,
+        pytest.raises(Retry, match=r"No ClickHouse answers at .*SSL") as retry,
+    ):
+        connect(url.replace("http://", "https://"), CANARY)
+    assert "METERLINE_CLICKHOUSE_URL" in retry.value.remedy
 
 
 @contextmanager
