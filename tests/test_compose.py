@@ -13,9 +13,13 @@ from pipeline.commands.wire import StageName
 COMPOSE = Path(__file__).parents[1] / "docker-compose.yml"
 
 
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load(COMPOSE.read_text())["services"]
+    return found
+
+
 def stages() -> list[dict[str, Any]]:
-    services = yaml.safe_load(COMPOSE.read_text())["services"].values()
-    return [service for service in services if service.get("command", "").startswith("run ")]
+    return [s for s in services().values() if s.get("command", "").startswith("run ")]
 
 
 def test_every_stage_is_a_service() -> None:
@@ -31,3 +35,21 @@ def test_no_stage_starts_before_the_topics_are_there() -> None:
     for service in stages():
         waits = service["depends_on"]["topics"]
         assert waits == {"condition": "service_completed_successfully"}, service["command"]
+
+
+def test_what_others_wait_for_to_succeed_is_tried_again() -> None:
+    awaited = {
+        name
+        for service in services().values()
+        for name, waits in service.get("depends_on", {}).items()
+        if waits["condition"] == "service_completed_successfully"
+    }
+    assert awaited == {"topics", "migrate"}
+    assert {services()[name]["restart"] for name in awaited} == {"on-failure"}
+
+
+def test_a_server_is_healthy_only_when_it_answers_by_the_name_that_others_call() -> None:
+    for name in ("kafka", "clickhouse"):
+        service = services()[name]
+        assert service["hostname"] == name
+        assert f"/{name}" in service["healthcheck"]["test"][-1]
