@@ -13,9 +13,11 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 STRUCTURED = "application/cloudevents+json"
 PACKED = "application/cloudevents-batch+json"
@@ -59,6 +61,31 @@ class UsageEvent(BaseModel):
     datacontenttype: str | None = Field(None, description="JSON when present.")
     data: Any = Field(None, description="What meters read: quantities as integers or strings.")
 
+    @field_validator("data")
+    @classmethod
+    def _data_is_finite(cls, data: Any) -> Any:
+        _require_finite(data)
+        return data
+
     def to_json(self) -> bytes:
         """The event in structured mode."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+def _require_finite(value: Any) -> None:
+    """JSON has no word for other numbers: they would travel as null, and be rejected far away.
+
+    Raises:
+        ValueError: there is one in `value`, however deep.
+    """
+    match value:
+        case dict():
+            for each in value.values():
+                _require_finite(each)
+        case list() | tuple() | set() | frozenset():
+            for each in value:
+                _require_finite(each)
+        case float() if not math.isfinite(value):
+            raise ValueError(f"{value} is no quantity: JSON has finite numbers only")
+        case Decimal() if not value.is_finite():
+            raise ValueError(f"{value} is no quantity: it is not finite")
