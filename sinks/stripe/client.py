@@ -147,8 +147,9 @@ def interpret(error: stripe.StripeError) -> MeterlineError:
             f"Stripe refused: {said}",
             remedy=_REMEDIES.get(code, _REMEDY),
         )
+    answer = "no answer" if error.http_status is None else f"HTTP {error.http_status}"
     return Retry(
-        f"Stripe did not take a meter event (HTTP {error.http_status}): {said}",
+        f"Stripe did not take the call ({answer}): {said}",
         remedy="Wait. If it lasts: check the network, proxy and status.stripe.com.",
         after_seconds=_retry_after_seconds(error),
     )

@@ -69,6 +69,14 @@ def test_an_error_is_interpreted_as(error: stripe.StripeError, reaction: type[Ex
     assert asked.remedy
 
 
+def test_what_was_not_answered_has_no_status() -> None:
+    """It may have been a meter event or a question."""
+    silent = interpret(made(stripe.APIConnectionError, "no route", should_retry=True))
+    assert silent.message == "Stripe did not take the call (no answer): no route"
+    broken = interpret(made(stripe.APIError, "broken", http_status=503))
+    assert broken.message == "Stripe did not take the call (HTTP 503): broken"
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
