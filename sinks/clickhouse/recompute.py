@@ -9,6 +9,7 @@ Use inside `Connection.client`, which maps errors.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,8 +38,10 @@ _STARTS: Mapping[Period, str] = {
 }
 
 #: A JSON number with a fraction or an exponent comes out of ClickHouse by way of a double, which is
-#: exact up to 15 digits. With a longer number anywhere in the data, it is not taken as exact.
+#: exact up to 15 digits. With a longer number anywhere in the data, it is not taken as exact, but
+#: from the text, if it stands there under a name that is written once.
 _LONG_NUMBER = "[0-9.]{17,}"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 #: 2300-01-01, the end of ClickHouse's calendar.
 _CALENDAR_END_MS = 10_413_792_000_000
@@ -195,4 +198,15 @@ def _value(meter: Meter) -> tuple[str, dict[str, str]]:
     kind = f"JSONType(data{steps})"
     text = f"if({kind} = 'String', JSONExtractString(data{steps}), JSONExtractRaw(data{steps}))"
     inexact = f"{kind} = 'Double' AND match(data, '{_LONG_NUMBER}')"
-    return f"if({inexact}, NULL, toDecimal256OrNull({text}, 9))", names
+    return f"toDecimal256OrNull(if({inexact}, {_written(meter.value)}, {text}), 9)", names
+
+
+def _written(path: str) -> str:
+    """The text of a number in the data; NULL where another one might be meant."""
+    *_, name = path_steps(path)
+    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+        return "NULL"
+    before = f'"{name}"[[:space:]]*:[[:space:]]*'
+    # Without backslashes no name is written in another way, and none stands inside a text.
+    is_sure = f"countMatches(data, '{before}') = 1 AND position(data, char(92)) = 0"
+    return f"if({is_sure}, extract(data, '{before}([-+.eE0-9]+)'), NULL)"

@@ -76,9 +76,34 @@ def test_every_way_to_write_a_number_is_read_exactly(
     assert list(units(clickhouse, meter("sum")).values()) == [value * NANOS]
 
 
-def test_a_number_that_sql_may_round_is_not_taken(clickhouse: Connection) -> None:
-    insert(clickhouse, [{"data": data("99999999999999999999999999999.123456789")}])
-    assert list(units(clickhouse, meter("sum")).values()) == [None]
+LONG = "99999999999999999999999999999.123456789"
+
+
+@pytest.mark.parametrize("literal", [LONG, f"-{LONG}", "1234567890.123456789", f"{LONG}e0"])
+@pytest.mark.parametrize("form", ['{"n":{"v":%s},"other":"v"}', '{"n": {"m": [1], "v" :\n%s }}'])
+def test_a_number_of_many_digits_is_read_from_the_text(
+    clickhouse: Connection, literal: str, form: str
+) -> None:
+    insert(clickhouse, [{"data": (form % literal).encode()}])
+    found = units(clickhouse, meter("sum", value="$.n.v"))
+    assert list(found.values()) == [Fraction(literal.removesuffix("e0")) * NANOS]
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("$.n.v[1]", '{"n":{"v":[null,%s]}}'),
+        ("$.n.v", '{"v":1,"n":{"v":%s}}'),
+        ("$.n.v", '{"n":{"v":%s},"v":1}'),
+        ("$.n.v", '{"n":{"\\u0076":%s},"o":{"v":1}}'),
+        ("$.n['v w']", '{"n":{"v w":%s}}'),
+    ],
+)
+def test_a_number_that_sql_may_round_or_mistake_is_not_taken(
+    clickhouse: Connection, value: str, form: str
+) -> None:
+    insert(clickhouse, [{"data": (form % LONG).encode()}])
+    assert list(units(clickhouse, meter("sum", value=value)).values()) == [None]
 
 
 @pytest.mark.parametrize("aggregation", ["count", "sum", "max", "min", "latest"])
