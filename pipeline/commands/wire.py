@@ -122,12 +122,16 @@ def _transact() -> Callable[[Stage, Clients, str, threading.Event, int], None]:
 
 def _clickhouse() -> Run:
     """ClickHouse and Stripe are fed by the delivery loop."""
+    from schemas.topics import METERED
     from sinks.clickhouse.connect import Connection
     from sinks.clickhouse.write import ClickHouseSink
+    from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
     from streams.deliver import Deliverer
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
+        # A member of a group that nobody keeps would wait for ever.
+        require_topic(settings.kafka(), METERED.name)
         connection = Connection(settings.clickhouse_url, settings.clickhouse_password)
         try:
             Deliverer(
@@ -145,12 +149,15 @@ def _clickhouse() -> Run:
 
 
 def _stripe() -> Run:
+    from schemas.topics import OUTBOX
     from sinks.stripe.client import calls_per_second, stripe_client
     from sinks.stripe.deliver import StripeSink
+    from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
     from streams.deliver import Deliverer
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
+        require_topic(settings.kafka(), OUTBOX.name)
         client = stripe_client(settings.stripe_api_key, settings.stripe_api_base)
         Deliverer(
             StageName.STRIPE,
