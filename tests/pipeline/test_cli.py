@@ -73,6 +73,21 @@ def test_output_that_finds_no_room_is_said_in_one_sentence(arguments: list[str])
     assert lines[1].startswith("Remedy: ")
 
 
+@pytest.mark.parametrize("stage", ["clickhouse", "stripe"])
+def test_a_sink_that_starts_where_no_broker_answers_ends_and_says_so(
+    stage: str, tmp_path: Path
+) -> None:
+    code, _, errors = meterline(
+        *("run", stage),
+        METERLINE_BOOTSTRAP_SERVERS="127.0.0.1:1",
+        METERLINE_CLICKHOUSE_URL=f"chdb://{tmp_path}/clickhouse",
+        METERLINE_STRIPE_API_KEY="sk_test_none",
+    )
+    assert code == 75, errors
+    assert "Kafka does not answer on 127.0.0.1:1" in errors
+    assert "Check METERLINE_BOOTSTRAP_SERVERS" in errors
+
+
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:
     code, _, errors = meterline("topcis")
     assert code == 2
