@@ -54,8 +54,13 @@ class Bill:
         """How many totals have been frozen."""
         return len(self._frozen)
 
-    def step(self, definitions: Definitions, frames: Sequence[Frame]) -> list[Outgoing]:
+    def step(
+        self, definitions: Definitions, written_ms: int, frames: Sequence[Frame]
+    ) -> list[Outgoing]:
         """The deltas of a batch of totals frames and the state after them, to be written together.
+
+        The newest frame was written at `written_ms`, in milliseconds since 1970. No delta is later:
+        Stripe would refuse what a producer's clock that is ahead says.
 
         Billed are meters with `stripe` and customers with a `stripe_customer_id`, at what
         `definitions` say now. Each (customer, meter, period) is frozen at most once a batch, at
@@ -70,7 +75,8 @@ class Bill:
         for key, row in newest.items():
             names = _names(definitions, key)
             if names is not None:
-                outgoing += self._freeze(key, row, *names)
+                at_ms = min(row.as_of_ms, written_ms)
+                outgoing += self._freeze(key, row._replace(as_of_ms=at_ms), *names)
         return outgoing
 
     def _freeze(

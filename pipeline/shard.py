@@ -155,7 +155,9 @@ def _frames(
     """All that changed since `from_offset`, or a piece of what is known."""
     of_totals = list(totals) or [_NO_TOTALS]
     of_ids = list(_id_parts(ids))
-    count = max(len(of_ids), len(of_totals))
+    # A document each, as a snapshot has all that ever were in force.
+    known = [{version: shard.documents[version].model_dump(mode="json")} for version in documents]
+    count = max(len(of_ids), len(of_totals), len(known))
     header: dict[str, Any] = {
         "shard": shard.number,
         "shards": shard.shards,
@@ -167,12 +169,10 @@ def _frames(
         "current": shard.current,
         "slots": shard.ids.slots,
     }
-    # Only the first one has the definitions.
-    known = {version: shard.documents[version].model_dump(mode="json") for version in documents}
-    for part, (some_ids, some_totals) in enumerate(zip_longest(of_ids, of_totals)):
+    for part, (some_ids, some_totals, document) in enumerate(zip_longest(of_ids, of_totals, known)):
         place = {
             "part": part,
-            "definitions": known if part == 0 else {},
+            "definitions": document or {},
             "begins": begins and part == 0,
             "completes": completes and part == count - 1,
         }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.exact import from_columns, plain_texts, to_columns
@@ -20,6 +21,8 @@ from schemas.meter import Meter
 #: Rows of one frame, and bytes of its texts, so that a record stays well below the broker's limit.
 _ROWS_MAX = 32_768
 _TEXT_MAX = 4 * 1024 * 1024
+#: About what the name of a threshold takes, and its place in a list.
+_THRESHOLD_BYTES = 32
 
 _TEXTS = pa.list_(pa.string())
 _TIME = pa.timestamp("ms", "UTC")
@@ -99,6 +102,9 @@ def kept(totals: Totals, rows: Rows, known: int = 0) -> Columns:
     )
     if len(new) < len(rows):
         named = named.take(pa.array(np.cumsum(is_new) - 1, mask=~is_new))
+    fired = _fired(totals, rows)
+    if fired.null_count < len(fired):
+        sizes += pc.list_value_length(fired).fill_null(0).to_numpy() * _THRESHOLD_BYTES
     arrays = [
         pa.array(totals["place"][rows]),
         *named.columns,
@@ -106,7 +112,7 @@ def kept(totals: Totals, rows: Rows, known: int = 0) -> Columns:
         pa.array(totals["events"][rows]),
         pa.array(totals["latest_ns"][rows]),
         pa.array(totals["as_of_ms"][rows]),
-        _fired(totals, rows),
+        fired,
     ]
     return Columns(sizes, pa.RecordBatch.from_arrays(arrays, schema=segment.TOTAL_COLUMNS))
 

@@ -111,7 +111,8 @@ class BillStage:
                 customers = frame.parts[0].column("customer")
                 require_home(partition, self._shards, customers, _place(record), _MISROUTED)
             bill = self._bills[partition]
-            outgoing += bill.step(self._definitions, frames)
+            written_ms = max(record.timestamp_ms for record in log)
+            outgoing += bill.step(self._definitions, written_ms, frames)
             position = msgspec.json.encode(_Position(log[-1].offset + 1, len(bill)))
             outgoing.append(
                 Outgoing(self.state_topic, position, key=_POSITION_KEY, partition=partition)

@@ -179,17 +179,22 @@ class Deliverer:
     def _wait_in_group(self, consumer: GroupConsumer, seconds: float) -> bool:
         """Wait, but stay a member: nothing is fetched, the group is still served.
 
+        At least once, however short the wait: slow deliveries may follow each other for longer than
+        the group does without a member.
+
         Returns whether the batch is still to be delivered.
         """
         consumer.pause(sorted(self._owned))
         deadline = self._clock.monotonic() + seconds
-        while (left := deadline - self._clock.monotonic()) > 0 and self._batch:
+        left = seconds
+        while self._batch and left >= 0:
             if self._stop.is_set():
                 return False
             if records := consumer.read(1, min(left, 0.2)):
                 # Only after a rebalance, and that takes everything away: the batch is read again.
                 self._keep(records[0])
                 return False
+            left = deadline - self._clock.monotonic()
         consumer.resume(sorted(self._owned - self._held))
         return bool(self._batch)
 

@@ -27,6 +27,9 @@ SHARD = 3
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 
+#: Later than all that is said to have happened.
+WRITTEN_MS = 2**53
+
 DEFINITIONS = Definitions.model_validate(
     {
         "meters": [
@@ -96,8 +99,8 @@ def billed(outgoing: Sequence[Outgoing]) -> dict[tuple[str, str, datetime], Deci
 
 def test_a_total_that_grew_becomes_one_delta_and_the_state_behind_it() -> None:
     bill = Bill(SHARD)
-    first = bill.step(DEFINITIONS, [totals(Row(usage="12.5"))])
-    second = bill.step(DEFINITIONS, [totals(Row(usage="20"))])
+    first = bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="12.5"))])
+    second = bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="20"))])
     assert [delta.value for delta in deltas(first + second)] == ["12.5", "7.5"]
     assert [delta.sequence for delta in deltas(first + second)] == [0, 1]
     (state,) = frozen(first + second)
@@ -114,19 +117,23 @@ def test_a_batch_freezes_a_key_once_at_its_last_row_over_all_its_frames_and_grou
         totals(Row(usage="5", group='{"m":"a"}'), Row(usage="9", group='{"m":"b"}')),
         totals(Row(usage="11", group='{"m":"a"}')),
     ]
-    assert [delta.value for delta in deltas(Bill(0).step(DEFINITIONS, frames))] == ["11"]
+    assert [delta.value for delta in deltas(Bill(0).step(DEFINITIONS, WRITTEN_MS, frames))] == [
+        "11"
+    ]
 
 
 def test_an_unchanged_total_writes_nothing() -> None:
     bill = Bill(0)
-    bill.step(DEFINITIONS, [totals(Row(usage="5"))])
-    assert bill.step(DEFINITIONS, [totals(Row(usage="5"))]) == []
+    bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="5"))])
+    assert bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="5"))]) == []
 
 
 def test_a_total_that_fell_gives_a_negative_delta() -> None:
     bill = Bill(0)
-    bill.step(DEFINITIONS, [totals(Row(usage="5"))])
-    assert [d.value for d in deltas(bill.step(DEFINITIONS, [totals(Row(usage="2"))]))] == ["-3"]
+    bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="5"))])
+    assert [
+        d.value for d in deltas(bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="2"))]))
+    ] == ["-3"]
 
 
 @pytest.mark.parametrize(
@@ -139,20 +146,22 @@ def test_a_total_that_fell_gives_a_negative_delta() -> None:
     ],
 )
 def test_nothing_is_billed_without_a_stripe_meter_and_a_stripe_customer(row: Row) -> None:
-    assert Bill(0).step(DEFINITIONS, [totals(row)]) == []
+    assert Bill(0).step(DEFINITIONS, WRITTEN_MS, [totals(row)]) == []
 
 
 def test_a_customer_who_gets_a_stripe_id_later_is_billed_in_full_at_the_next_total() -> None:
     bill = Bill(0)
     without = DEFINITIONS.model_copy(update={"customers": ()})
     without = Definitions.model_validate(without.model_dump())
-    assert bill.step(without, [totals(Row(usage="5"))]) == []
-    assert [d.value for d in deltas(bill.step(DEFINITIONS, [totals(Row(usage="6"))]))] == ["6"]
+    assert bill.step(without, WRITTEN_MS, [totals(Row(usage="5"))]) == []
+    assert [
+        d.value for d in deltas(bill.step(DEFINITIONS, WRITTEN_MS, [totals(Row(usage="6"))]))
+    ] == ["6"]
 
 
 def test_a_frame_of_another_kind_stops_billing() -> None:
     with pytest.raises(Stop, match=r"usage\.totals"):
-        Bill(0).step(DEFINITIONS, [Frame(Kind.SEGMENT, {}, ())])
+        Bill(0).step(DEFINITIONS, WRITTEN_MS, [Frame(Kind.SEGMENT, {}, ())])
 
 
 def test_two_periods_meters_and_customers_never_share_an_identifier() -> None:
@@ -162,8 +171,20 @@ def test_two_periods_meters_and_customers_never_share_an_identifier() -> None:
         for meter in ("tokens", "calls")
         for start in (NOVEMBER, NOVEMBER + timedelta(days=1))
     ]
-    identifiers = {d.identifier for d in deltas(Bill(0).step(DEFINITIONS, [totals(*rows)]))}
+    identifiers = {
+        d.identifier for d in deltas(Bill(0).step(DEFINITIONS, WRITTEN_MS, [totals(*rows)]))
+    }
     assert len(identifiers) == len(rows)
+
+
+def test_no_delta_is_later_than_its_total_was_written_whatever_a_producers_clock_says() -> None:
+    noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
+    fast = totals(Row(as_of=noon + timedelta(minutes=10)))
+    (delta,) = deltas(Bill(0).step(DEFINITIONS, int(noon.timestamp()) * 1_000, [fast]))
+    assert delta.timestamp == noon.timestamp()
+    early = totals(Row(as_of=noon - timedelta(days=30)))
+    (delta,) = deltas(Bill(0).step(DEFINITIONS, int(noon.timestamp()) * 1_000, [early]))
+    assert delta.timestamp == NOVEMBER.timestamp()
 
 
 def test_an_identifier_never_changes_between_versions() -> None:
@@ -171,7 +192,7 @@ def test_an_identifier_never_changes_between_versions() -> None:
 
     The name is the SHA-256 of `["tokens", "cus_1", "2026-11-01T00:00:00Z", 0]`, by sha256sum.
     """
-    (delta,) = deltas(Bill(0).step(DEFINITIONS, [totals(Row())]))
+    (delta,) = deltas(Bill(0).step(DEFINITIONS, WRITTEN_MS, [totals(Row())]))
     assert delta.identifier == (
         "meterline-66e4b1cfd6510fc1b8f8190b164d47d00d229c498d33c37b3be4e2026664de59"
     )
@@ -219,7 +240,7 @@ def test_deltas_add_up_to_the_last_usage_over_any_batches_and_restarts(
     bill, written = Bill(SHARD), list[Outgoing]()
     last: dict[tuple[str, str, datetime], Decimal] = {}
     for frames, dies in history:
-        written += bill.step(DEFINITIONS, [totals(*frame) for frame in frames])
+        written += bill.step(DEFINITIONS, WRITTEN_MS, [totals(*frame) for frame in frames])
         if dies:
             bill = Bill(SHARD, frozen(written))
         for row in (row for frame in frames for row in frame):
@@ -244,7 +265,7 @@ def test_the_same_totals_freeze_the_same_deltas_again(
         for frames, _ in history:
             if restarts:
                 bill = Bill(SHARD, frozen(written))
-            written += bill.step(DEFINITIONS, [totals(*frame) for frame in frames])
+            written += bill.step(DEFINITIONS, WRITTEN_MS, [totals(*frame) for frame in frames])
         return written
 
     assert run(restarts=True) == run(restarts=False)

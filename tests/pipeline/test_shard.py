@@ -109,6 +109,31 @@ def test_a_shard_comes_back_from_segments_and_from_a_snapshot(
         assert all(part.num_rows <= limits[0] for part in frame.parts)
 
 
+def test_each_document_that_was_ever_in_force_is_in_a_frame_of_its_own() -> None:
+    """So they need not fit into one record together, with which every snapshot would end."""
+    shard = Shard(current="v3", documents={f"v{number}": TOKENS for number in range(7)})
+    for frames in (snapshot(shard), segment(shard, Changed(documents=[*shard.documents]))):
+        opened = [unseal(frame) for frame in frames]
+        assert [len(frame.header["definitions"]) for frame in opened] == [1] * 7
+        assert Restore(opened).shard().documents == shard.documents
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_totals_that_have_crossed_many_thresholds_are_spread_over_several_frames(
+    is_new: bool,
+) -> None:
+    shard = Shard()
+    names = {str(1_000_000 + number) for number in range(100)}
+    counted = Tally(0, 1, 0, 0)
+    hold(
+        shard.totals,
+        {("m", f"cus_{number}", 0, None): (counted, names) for number in range(10_000)},
+    )
+    known = 0 if is_new else len(shard.totals)
+    columns = kept(shard.totals, np.arange(len(shard.totals)), known)
+    assert max(part.nbytes for part in columns.parts()) < 8 * 1024 * 1024
+
+
 def test_a_restored_table_is_as_large_as_it_was() -> None:
     """So neither the restore nor the first step after it lets much of the table grow."""
     shard = Shard()

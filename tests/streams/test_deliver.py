@@ -186,6 +186,26 @@ def test_a_refusal_is_waited_out_and_the_same_records_are_given_again(
     assert sink.broken_contract == []
 
 
+def test_slow_deliveries_that_follow_each_other_at_once_keep_the_partitions(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.stage.SESSION_TIMEOUT_MS", 1_000)
+    create(kafka, 1, "deliver.sluggish")
+    publish(kafka, "deliver.sluggish", numbered(0, 1))
+
+    def take_long(_: Sequence[Record]) -> None:
+        time.sleep(1)
+        if len(sink.times_ms) < 4:
+            raise Retry("not all of it yet", remedy="go on", after_seconds=0)
+
+    sink = Recording("deliver.sluggish", on_write=take_long)
+    # All of them take longer than the group does without a member, each one does not.
+    run_until(kafka, "sluggish", sink, 1, client={"max.poll.interval.ms": "2500"})
+    assert len(sink.times_ms) == 4
+    assert len(sink.resumed) == 1
+    assert sink.broken_contract == []
+
+
 def test_a_wait_ends_when_the_process_is_stopped(kafka: str) -> None:
     create(kafka, 1, "deliver.stopped")
     publish(kafka, "deliver.stopped", numbered(0, 1))
