@@ -187,14 +187,16 @@ class Deliverer:
         consumer.pause(sorted(self._owned))
         deadline = self._clock.monotonic() + seconds
         left = seconds
-        while self._batch and left >= 0:
+        while self._batch:
             if self._stop.is_set():
                 return False
-            if records := consumer.read(1, min(left, 0.2)):
+            if records := consumer.read(1, min(max(left, 0), 0.2)):
                 # Only after a rebalance, and that takes everything away: the batch is read again.
                 self._keep(records[0])
                 return False
             left = deadline - self._clock.monotonic()
+            if left <= 0:
+                break
         consumer.resume(sorted(self._owned - self._held))
         return bool(self._batch)
 
