@@ -158,3 +158,24 @@ def play(
         if count:
             played.step(count)
     return played, played.outcome()
+
+
+def used(
+    event_id: str,
+    n: object = 1,
+    customer: str = "c1",
+    received_ms: int = DECEMBER_MS - 10 * DAY_MS,
+    time_ms: int = DECEMBER_MS - 10 * DAY_MS,
+    event_type: str = "llm",
+) -> Usage:
+    return Usage(event_id, customer, event_type, time_ms * 1_000, received_ms, {"n": str(n)})
+
+
+def limited(*names: str, limit: str = "100", **fields: Any) -> Document:
+    return {
+        "meters": [meter("sum", "sum", **fields)],
+        "plans": [
+            {"slug": "p", "limits": [{"meter": "sum", "limit": limit, "thresholds": list(names)}]}
+        ],
+        "customers": [{"id": "c1", "plan": "p"}],
+    }
