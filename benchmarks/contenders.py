@@ -100,7 +100,6 @@ def _packed_totals(record: bytes) -> Iterator[tuple[TotalKey, Sum]]:
 def _meterline() -> Callable[[Place], Sequence[Command]]:
     environment = {
         # As installed in production: all is compiled once, not at each start.
-        "PYTHONPYCACHEPREFIX": str(cache_directory() / "benchmarks" / "compiled"),
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPATH": str(ROOT),
     }

@@ -132,9 +132,7 @@ class Processes:
         self._environment = dict(os.environ) | dict(environment)
         self._environment |= {
             "METERLINE_STOP_WITH_STDIN": "true",
-            # As installed in production: without compiled modules a start takes three times as
-            # long.
-            "PYTHONPYCACHEPREFIX": str(log.parent / "compiled"),
+            # As installed in production: all is compiled once, not at each start.
             "PYTHONDONTWRITEBYTECODE": "",
         }
         self._log = log
