@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 #: Grey of middle brightness: at least 4.5:1 on GitHub's white, 3.9:1 on its black (WCAG 2.1).
 _INK: Final = "#7d7d7d"
@@ -41,9 +41,7 @@ _STYLE: Final[dict[Any, Any]] = {
 
 def bars(path: Path, title: str, unit: str, rows: Mapping[str, float]) -> None:
     """Write a chart of one horizontal bar a row, the first on top and in another colour."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 1.1 + 0.42 * max(len(rows), 1)), layout="constrained")
-        axes = figure.add_subplot()
+    with _drawn(path, height=1.1 + 0.42 * max(len(rows), 1)) as axes:
         drawn = axes.barh(
             list(rows),
             list(rows.values()),
@@ -60,7 +58,6 @@ def bars(path: Path, title: str, unit: str, rows: Mapping[str, float]) -> None:
         axes.xaxis.set_major_formatter(_short_tick)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
-        _save(figure, path)
 
 
 def lines(
@@ -73,9 +70,7 @@ def lines(
     log_y: bool = False,
 ) -> None:
     """Write a chart of one line a series, each through its (x, y) points in the order of x."""
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
-        axes = figure.add_subplot()
+    with _drawn(path, height=4.2) as axes:
         for number, (name, points) in enumerate(series.items()):
             x, y = zip(*sorted(points), strict=True) if points else ((), ())
             axes.plot(
@@ -93,7 +88,6 @@ def lines(
         axes.grid()
         if len(series) > 1:
             axes.legend()
-        _save(figure, path)
 
 
 def short(value: float) -> str:
@@ -103,6 +97,20 @@ def short(value: float) -> str:
         if abs(value) >= unit * 0.9995:
             return f"{value / unit:.3g}{name}"
     return f"{value:.3g}"
+
+
+@contextmanager
+def _drawn(path: Path, *, height: float) -> Iterator[Axes]:
+    """Empty axes, `height` in inches, and in the end the file with what is on them."""
+    # Half a second, which the many processes that only measure need not spend.
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(8, height), layout="constrained")
+        yield figure.add_subplot()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
 
 
 def _scale(axes: Axes, *, log_x: bool, log_y: bool) -> None:
@@ -119,8 +127,3 @@ def _scale(axes: Axes, *, log_x: bool, log_y: bool) -> None:
 
 def _short_tick(value: float, _: float = 0) -> str:
     return short(value)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
