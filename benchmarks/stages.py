@@ -1,6 +1,6 @@
 """Events per CPU second of intake and tally, beside bare consume + decode of the same topic.
 
-    uv run python benchmarks/stages.py [--events 400000] [--json]
+    uv run python -m benchmarks.stages [--events 3000000] [--json]
 
 Starts a local Kafka, fills `usage.events` with seeded events, and lets each of three programs, in a
 process of its own, read it from the first to the last: one that only consumes and decodes with

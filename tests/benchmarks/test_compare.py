@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +20,8 @@ from benchmarks.workload import Workload
 from schemas import topics
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
+from tests.benchmarks.running import HASTY_JVM, ROOT, run_benchmark
 
-ROOT = Path(__file__).parents[2]
 WORKLOAD = Workload(3_000)
 
 #: Reads everything, and counts each event as often as it came.
@@ -74,18 +73,11 @@ def run(contender: Contender, broker: LocalKafka) -> Result:
 
 def test_it_measures_meterline_and_the_roofline_on_one_topic(tmp_path: Path) -> None:
     files = {name: tmp_path / f"compare.{name}" for name in ("json", "svg", "md")}
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.compare", "--events", "5000", "--warm-up", "1"),
-            *("--only", "meterline", "consume", "--json", str(files["json"])),
-            *("--chart", str(files["svg"]), "--report", str(files["md"])),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
+    ran = run_benchmark(
+        *("compare", "--events", "5000", "--warm-up", "1"),
+        *("--only", "meterline", "consume", "--json", str(files["json"])),
+        *("--chart", str(files["svg"]), "--report", str(files["md"])),
     )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
     warmed_up = re.search(r"(\d+) transactions to warm up", ran.stderr)
     assert warmed_up is not None
     assert int(warmed_up[1]) >= 1
@@ -116,7 +108,11 @@ def test_it_measures_meterline_and_the_roofline_on_one_topic(tmp_path: Path) -> 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["kafka-streams", "flink-sql", "quix-streams", "faust"])
-def test_each_peer_counts_right(name: str, broker: LocalKafka) -> None:
+def test_each_peer_counts_right(
+    name: str, broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, options in HASTY_JVM.items():
+        monkeypatch.setenv(variable, options)
     fill(broker)
     result = run(CONTENDERS[name], broker)
     if result.problem.startswith("left out"):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +11,7 @@ import pytest
 from benchmarks.histogram import Histogram
 from benchmarks.latency_load import Load
 from benchmarks.latency_report import markdown
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import run_benchmark
 
 
 def test_a_histogram_tells_percentiles_in_milliseconds_wherever_it_was_filled() -> None:
@@ -42,14 +39,7 @@ def test_probes_are_due_by_the_schedule_alone_and_those_of_the_warm_up_do_not_co
 def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> None:
     few = ["--seconds", "1", "--warm-up", "1", "--flat-out", "3000", "--rates", "500", "1000"]
     few += ["--broker-warm-up", "0.5"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.latency", *few, "--folder", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_benchmark("latency", *few, "--folder", str(tmp_path))
     results = json.loads((tmp_path / "latency.json").read_text())
     assert results["capacity_per_second"] > 0
     assert [load["per_second"] for load in results["loads"]] == [500, 1_000]

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from benchmarks.producers import WAYS
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import run_benchmark
 
 
 def test_it_measures_every_way_of_sending_and_checks_the_totals(tmp_path: Path) -> None:
     few = ["--events", "3000", "--rounds", "1", "--folder", str(tmp_path)]
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.producers", *few],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_benchmark("producers", *few)
     results = json.loads((tmp_path / "producers.json").read_text())
     assert results["totals_checked"]
     assert [*results["clients"]] == [way.name for way in WAYS]

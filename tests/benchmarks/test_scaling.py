@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,8 @@ from benchmarks.scaling_model import Model
 from benchmarks.scaling_report import refresh
 from pipeline.record import Outgoing, Record, Records
 from streams.intake import IntakeStage
+from tests.benchmarks.running import run_benchmark
 
-ROOT = Path(__file__).parents[2]
 MARKS = "<!-- figures: written by benchmarks.scaling -->\n<!-- end of figures -->\n"
 
 MODEL = Model(
@@ -74,14 +72,7 @@ def test_only_a_page_with_both_marks_takes_figures(tmp_path: Path) -> None:
 def measured(folder: Path, *options: str) -> dict[str, Any]:
     """What the command saves."""
     places = ["--folder", str(folder), "--page", str(folder / "scaling.md")]
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scaling", *options, *places],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=290,
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_benchmark("scaling", *options, *places)
     results: dict[str, Any] = json.loads((folder / "scaling.json").read_text())
     return results
 

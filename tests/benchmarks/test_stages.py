@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import islice
-from pathlib import Path
 
 from benchmarks.stages import CUSTOMERS, events
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import run_benchmark
 
 
 def test_its_events_are_seeded_and_of_the_stated_shape() -> None:
@@ -26,14 +22,7 @@ def test_its_events_are_seeded_and_of_the_stated_shape() -> None:
 
 
 def test_it_measures_all_programs_on_one_topic() -> None:
-    ran = subprocess.run(
-        [sys.executable, "benchmarks/stages.py", "--events", "3000", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ran = run_benchmark("stages", "--events", "3000", "--json")
     result = json.loads(ran.stdout)
     measured = result["measured"]
     assert [*measured] == ["consume + decode, before", "intake", "tally", "consume + decode, after"]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from benchmarks.stripe_flush import Setting, flush
 from benchmarks.stripe_outside import RateLimit
 from benchmarks.virtual_time import VirtualPool, VirtualTime
 from sinks.stripe.account import Call, Fault
+from tests.benchmarks.running import run_benchmark
 
-ROOT = Path(__file__).parents[2]
 CALL = Call("tokens", "cus_1", "1", "id", "1", "key")
 
 
@@ -56,14 +54,7 @@ def test_with_our_limiter_none_is_refused_and_without_it_many_are() -> None:
 
 def test_it_saves_its_figures_and_its_chart(tmp_path: Path) -> None:
     few = ["--customers", "400", "--connections", "4", "16", "--call-ms", "100"]
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.stripe_flush", *few, "--folder", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_benchmark("stripe_flush", *few, "--folder", str(tmp_path))
     results = json.loads((tmp_path / "stripe_flush.json").read_text())
     whole, four, sixteen, unlimited = results["flushes"]
     assert (whole["deltas"], four["deltas"]) == (1_200, 120)
