@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,7 @@ from benchmarks.clickhouse_merges import GROWTH_MAX, thirds
 from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.write import ClickHouseSink
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmarks.running import run_benchmark
 
 
 def test_a_further_round_is_the_same_events_later_and_under_other_ids(tmp_path: Path) -> None:
@@ -68,7 +65,7 @@ def test_parts_that_grow_to_the_end_are_seen(parts: list[int], kept_up: bool) ->
 def test_it_measures_every_part_and_keeps_what_it_does_not_measure_again(tmp_path: Path) -> None:
     few = ["--events", "20000", "--rounds", "1", "--minutes", "0.05", "--sample-seconds", "0.2"]
     few += ["--rows", "50000", "--customers", "500", "--folder", str(tmp_path)]
-    _run(*few)
+    run_benchmark("clickhouse", *few)
     results = json.loads((tmp_path / "clickhouse.json").read_text())
     for name in ("sink", "bare insert", "conversion", "sink, with totals"):
         assert 0 < results["insert"][name]["rows_per_cpu_second"] < 1e8
@@ -82,18 +79,7 @@ def test_it_measures_every_part_and_keeps_what_it_does_not_measure_again(tmp_pat
         assert 0 < one["warm_ms"]["p50"] <= one["warm_ms"]["max"]
     for chart in ("insert", "merges", "queries"):
         assert "<svg" in (tmp_path / f"clickhouse-{chart}.svg").read_text()
-    _run(*few, "--only", "insert")
+    run_benchmark("clickhouse", *few, "--only", "merges")
     again = json.loads((tmp_path / "clickhouse.json").read_text())
     assert again["queries"] == results["queries"]
-    assert again["insert"] != results["insert"]
-
-
-def _run(*arguments: str) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.clickhouse", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert ran.returncode == 0, ran.stderr
+    assert again["merges"] != results["merges"]
