@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from benchmarks.workload import Workload
 from schemas import topics
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
+from streams.topics import create_topics
 from tests.benchmarks.running import HASTY_JVM, ROOT, run_benchmark
 
 WORKLOAD = Workload(3_000)
@@ -48,23 +49,27 @@ while True:
 """
 
 
-def program(text: str) -> Contender:
-    """A contender that writes its totals as the peers do."""
+def program(name: str, text: str) -> Contender:
+    """A contender that writes its totals as the peers do, to a topic of its own."""
+    output_topic = f"benchmark.{name}"
 
     def start(place: Place) -> Sequence[Command]:
-        arguments = [place.address, place.input_topic, "benchmark.test"]
+        arguments = [place.address, place.input_topic, output_topic]
         return [Command([sys.executable, "-c", text, *arguments])]
 
-    return replace(
-        KAFKA_STREAMS, name="a program", prepare=lambda: start, output_topic="benchmark.test"
-    )
+    return replace(KAFKA_STREAMS, name=name, prepare=lambda: start, output_topic=output_topic)
 
 
-def fill(broker: LocalKafka) -> None:
-    with Producer(broker.address) as producer:
-        for batch in WORKLOAD.batches():
-            for customer, event, arrival_ms in batch:
-                producer.send_raw(event, key=customer, timestamp_ms=arrival_ms, headers=[])
+@pytest.fixture(scope="module")
+def filled() -> Iterator[LocalKafka]:
+    """One broker with the events, on which contenders run one after the other, as they do."""
+    with LocalKafka() as broker:
+        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        with Producer(broker.address) as producer:
+            for batch in WORKLOAD.batches():
+                for customer, event, arrival_ms in batch:
+                    producer.send_raw(event, key=customer, timestamp_ms=arrival_ms, headers=[])
+        yield broker
 
 
 def run(contender: Contender, broker: LocalKafka) -> Result:
@@ -109,12 +114,11 @@ def test_it_measures_meterline_and_the_roofline_on_one_topic(tmp_path: Path) -> 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["kafka-streams", "flink-sql", "quix-streams", "faust"])
 def test_each_peer_counts_right(
-    name: str, broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+    name: str, filled: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, options in HASTY_JVM.items():
         monkeypatch.setenv(variable, options)
-    fill(broker)
-    result = run(CONTENDERS[name], broker)
+    result = run(CONTENDERS[name], filled)
     if result.problem.startswith("left out"):
         pytest.skip(result.problem)
     assert result.problem == ""
@@ -124,47 +128,46 @@ def test_each_peer_counts_right(
         assert result.changelog_bytes > 8 * WORKLOAD.events
 
 
-def test_who_counts_duplicates_fails_and_hears_of_which_total(broker: LocalKafka) -> None:
-    fill(broker)
-    problem = run(program(NAIVE), broker).problem
+def test_who_counts_duplicates_fails_and_hears_of_which_total(filled: LocalKafka) -> None:
+    problem = run(program("naive", NAIVE), filled).problem
     assert problem.startswith("failed: more was counted than came")
     assert ", for ('cus_" in problem
 
 
-def test_who_ends_too_early_fails_and_its_last_words_are_told(broker: LocalKafka) -> None:
-    fill(broker)
-    result = run(program("import sys; print('no such setting'); sys.exit(3)"), broker)
+def test_who_ends_too_early_fails_and_its_last_words_are_told(filled: LocalKafka) -> None:
+    failing = program("failing", "import sys; print('no such setting'); sys.exit(3)")
+    result = run(failing, filled)
     assert result.problem == "failed: a process ended with 3\nno such setting"
     assert result.per_cpu_second == 0
 
 
 def test_who_stands_still_fails_and_it_is_told_how_far_it_came(
-    broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+    filled: LocalKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(broker)
     monkeypatch.setattr("benchmarks.race._STALL_SECONDS_MAX", 1.0)
-    problem = run(program("import time; time.sleep(100)"), broker).problem
+    problem = run(program("idle", "import time; time.sleep(100)"), filled).problem
     assert problem.startswith("failed: nothing new for 1 s; 0 of 2,9")
 
 
-def test_who_cannot_run_here_is_left_out_with_the_reason(broker: LocalKafka) -> None:
+def test_who_cannot_run_here_is_left_out_with_the_reason(tmp_path: Path) -> None:
     def prepare() -> None:
         raise LeftOut("mvn is not installed")
 
-    result = run(replace(KAFKA_STREAMS, prepare=prepare), broker)  # type: ignore[arg-type]
+    contender = replace(KAFKA_STREAMS, prepare=prepare)  # type: ignore[arg-type]
+    result = run(contender, LocalKafka(tmp_path))
     assert result.problem == "left out: mvn is not installed"
 
 
 @pytest.mark.skipif(shutil.which("mvn") is None, reason="mvn is not installed")
 def test_what_cannot_be_built_is_left_out_with_the_reason_of_the_build(
-    broker: LocalKafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sources = tmp_path / "kafka_streams"
     sources.mkdir()
     (sources / "pom.xml").write_text("<project>")
     monkeypatch.setattr("benchmarks.contenders.PEERS", tmp_path)
     monkeypatch.setattr("benchmarks.contenders.cache_directory", lambda: tmp_path / "cache")
-    problem = run(KAFKA_STREAMS, broker).problem
+    problem = run(KAFKA_STREAMS, LocalKafka(tmp_path)).problem
     assert problem.startswith("left out: ")
     assert "mvn" in problem
     assert "pom.xml" in problem
