@@ -103,7 +103,7 @@ def count(logs: list[Log], data: st.DataObject) -> tuple[list[Outgoing], list[Ou
     return side_by_side, one_by_one
 
 
-@core(150)
+@core(75)
 @given(streams(), streams(), st.data())
 def test_shards_come_and_go_and_each_writes_what_it_writes_alone(
     first: list[Usage], second: list[Usage], data: st.DataObject
@@ -112,7 +112,7 @@ def test_shards_come_and_go_and_each_writes_what_it_writes_alone(
     assert said(side_by_side) == said(one_by_one)
 
 
-@core(80)
+@core(50)
 @given(streams(), streams(), st.data())
 def test_shards_come_back_from_snapshots_that_were_written_side_by_side(
     first: list[Usage], second: list[Usage], data: st.DataObject
