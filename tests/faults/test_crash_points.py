@@ -27,6 +27,16 @@ def deaths_of(stage: str) -> list[tuple[str, int]]:
     ]
 
 
+def prepare(deployment: Deployment) -> None:
+    """Have work for every stage, which would else wait until those before it have died enough."""
+    # In small batches, so that there are many.
+    first = [deployment.start("intake", batch_max=20), deployment.start("tally", batch_max=1)]
+    deployment.send(600)
+    deployment.wait_until_done()
+    for process in first:
+        deployment.end(process)
+
+
 def play(deployment: Deployment) -> None:
     """Let events flow until every planned death has been died, and then until all is done."""
     give_up = time.monotonic() + 300
@@ -42,6 +52,7 @@ def test_every_stage_may_die_at_every_point(bare_broker: LocalKafka) -> None:
     """All five die side by side, so that each restarts among others that are dead."""
     planned = {stage: deaths_of(stage) for stage in POINTS}
     with Deployment(bare_broker, events=20_000, seed=SEED) as deployment:
+        prepare(deployment)
         for stage, deaths in planned.items():
             deployment.start(stage, deaths)
         play(deployment)
