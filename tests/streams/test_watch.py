@@ -146,6 +146,7 @@ def wait_for(broker: LocalKafka, expected: set[str]) -> list[tuple[int, bytes | 
         if expected <= set(customers(found)):
             return found
         assert time.monotonic() < give_up, f"forecasts of {expected} did not come; found {found}"
+        time.sleep(0.2)  # A client of its own each time, beside a watch that starts.
 
 
 def stop(watch: subprocess.Popen[str]) -> str:
