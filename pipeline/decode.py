@@ -176,7 +176,7 @@ def structured(headers: Headers, value: bytes) -> bytes:
     if media_type.startswith("application/cloudevents"):
         if media_type not in ("application/cloudevents", STRUCTURED):
             if media_type == PACKED:
-                elements(value)  # says why this record could not be taken apart
+                elements(headers, value)  # says why this record could not be taken apart
             raise Reject(
                 "unsupported_mode",
                 f"Content type {media_type:.100} is not one event in JSON.",

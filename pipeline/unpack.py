@@ -23,6 +23,7 @@ from schemas.usage_event import (
     PACKED,
     PACKED_BYTES_MAX,
     PACKED_EVENTS_MAX,
+    PACKED_HEADER_BYTES_MAX,
     STRUCTURED,
 )
 
@@ -34,23 +35,26 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 def unpacked(records: Records, events_max: int) -> Iterator[Records]:
     """The events of `records` in their order; a record that holds one, or cannot be split, is one.
 
-    They come in parts of whole records that have at most `events_max` events, or in a part of one
-    record: a few bytes may hold many events, and nobody should have to hold all of them at once.
+    They come in parts of whole records. A part has at most `events_max` events, and they repeat no
+    more bytes of headers than those of one record may; or it is one record. A few bytes may hold
+    many events, and nobody should have to hold all of them at once.
 
     An element has the key and the timestamp of its record, and its headers with the content type
     of one event. Among the columns `headers` leaves out those that say nothing of an event.
     """
-    begin = count = 0
+    begin = count = repeated = 0
     split: dict[int, Sequence[Value]] = {}
     for place, (names, value) in enumerate(zip(records.headers, records.values, strict=True)):
         found = _split(names, value)
-        size = 1 if found is None else len(found)
-        if count and count + size > events_max:
+        size, again = (1, 0) if found is None else (len(found), _repeated(names, found))
+        is_full = count + size > events_max or repeated + again > PACKED_HEADER_BYTES_MAX
+        if count and is_full:
             yield _taken_apart(records.picked(range(begin, place)), split)
-            begin, count, split = place, 0, {}
+            begin, count, repeated, split = place, 0, 0, {}
         if found is not None:
             split[place - begin] = found
         count += size
+        repeated += again
     yield _taken_apart(records.picked(range(begin, len(records))) if begin else records, split)
 
 
@@ -61,7 +65,7 @@ def _split(headers: Headers, value: Value) -> Sequence[Value] | None:
     ):
         return None
     try:
-        return elements(value or b"")
+        return elements(headers, value or b"")
     except Reject:
         return None
 
@@ -98,11 +102,11 @@ def events_in(record: Record) -> int:
     return len(_split(record.headers, record.value) or (record,))
 
 
-def elements(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
-    """The elements of a JSON array as they are written, less the blanks around them.
+def elements(headers: Headers, value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
+    """The elements of a packed record's array as they are written, less the blanks around them.
 
     Raises:
-        Reject: naming why the record that has this value cannot be taken apart.
+        Reject: naming why the record that has these headers and this value cannot be taken apart.
     """
     if len(value) > PACKED_BYTES_MAX:
         raise _too_large(f"has {len(value)} bytes, at most {PACKED_BYTES_MAX} are read")
@@ -122,6 +126,14 @@ def elements(value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
         )
     if len(found) > PACKED_EVENTS_MAX:
         raise _too_large(f"holds {len(found)} events, at most {PACKED_EVENTS_MAX} are read")
+    repeated = _repeated(headers, found)
+    if repeated > PACKED_HEADER_BYTES_MAX:
+        # A record of kilobytes could become more bytes of rejections than memory holds.
+        raise _too_large(
+            f"holds {len(found)} events that would repeat {repeated} bytes of its headers, at most "
+            f"{PACKED_HEADER_BYTES_MAX} are read",
+            remedy="Send fewer headers or fewer events in a record; the same ids count once.",
+        )
     return found
 
 
@@ -175,15 +187,20 @@ def _others(headers: Headers) -> Headers:
     return tuple(header for header in headers if header[0].lower() != "content-type")
 
 
+def _repeated(headers: Headers, found: Sequence[Value]) -> int:
+    """The bytes of a record's headers that the events found in it have together."""
+    return len(found) * sum(
+        len(name.encode()) + len(text or b"") for name, text in _others(headers)
+    )
+
+
 def _telling(headers: Headers) -> Headers:
     """The headers of an element, without those that no reader of events looks at."""
     ours = (header for header in _others(headers) if header[0].lower().startswith(HEADER_PREFIX))
     return (*PLAIN_HEADERS, *ours)
 
 
-def _too_large(what: str) -> Reject:
-    return Reject(
-        "too_large",
-        f"The record {what}.",
-        remedy="Send it as several records; the same ids count once.",
-    )
+def _too_large(
+    what: str, *, remedy: str = "Send it as several records; the same ids count once."
+) -> Reject:
+    return Reject("too_large", f"The record {what}.", remedy=remedy)

@@ -25,6 +25,8 @@ PACKED = "application/cloudevents-batch+json"
 #: What a packed record may hold at most; one that holds more is rejected whole.
 PACKED_EVENTS_MAX = 10_000
 PACKED_BYTES_MAX = 8 * 1024 * 1024
+#: Its headers less the content type, as often as it has events: each that is rejected repeats them.
+PACKED_HEADER_BYTES_MAX = 64 * 1024 * 1024
 
 HEADER_PREFIX = "ce_"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -19,7 +19,12 @@ from pipeline.unpack import events_in, unpacked
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import unseal
-from schemas.usage_event import PACKED, PACKED_BYTES_MAX, PACKED_EVENTS_MAX
+from schemas.usage_event import (
+    PACKED,
+    PACKED_BYTES_MAX,
+    PACKED_EVENTS_MAX,
+    PACKED_HEADER_BYTES_MAX,
+)
 from tests.pipeline.shard_log import Play, meter
 from tests.pipeline.test_scan import DEFINITIONS, USUAL, values
 from tests.pipeline.usage_log import core, event, pieces, positions, record, take_in, why
@@ -205,6 +210,21 @@ def test_a_record_that_cannot_be_split_is_rejected_whole(value: bytes, reason: s
     assert str(letter(rejections[0]).position) == "0/1"
 
 
+def test_a_record_whose_events_would_repeat_too_many_bytes_of_headers_is_rejected_whole() -> None:
+    """Every event of it that is rejected would have all of them; the content type is not theirs."""
+    texts = [b"1"] * 8_192
+    most = PACKED_HEADER_BYTES_MAX // len(texts) - len("é".encode())
+    long_type = ("content-type", PACKED.encode() + b"; x=" + b"x" * 100_000)
+    splittable = packed(texts, headers=(long_type, ("é", b"x" * most), ("", cast(bytes, None))))
+    assert events_in(splittable) == len(texts)
+    whole = packed(texts, headers=(long_type, ("é", b"x" * most), ("a", cast(bytes, None))))
+    assert events_in(whole) == 1
+    packs, (rejected,) = take_in([whole])
+    assert (packs, why(rejected), rejected.value) == ([], "too_large", whole.value)
+    assert letter(rejected).original.headers == whole.headers
+    assert "fewer headers or fewer events" in letter(rejected).remedy
+
+
 def test_a_tombstone_that_says_it_is_packed_is_rejected_whole() -> None:
     (rejected,) = take_in([record(None, 0, HEADERS)])[1]
     assert rejected.value is None
@@ -264,6 +284,13 @@ def test_columns_and_records_say_the_same() -> None:
     assert [each.index for each in events[1:3]] == [0, 1]
     (again,) = unpacked(events, 100)
     assert again.indices.tolist() == events.indices.tolist()
+
+
+def test_parts_repeat_no_more_bytes_of_headers_than_one_record_may() -> None:
+    third = ("a", b"x" * (PACKED_HEADER_BYTES_MAX // 3_000 - 1))
+    arriving = [packed([b"1"] * 1_000, offset, (*HEADERS, third)) for offset in range(7)]
+    parts = list(unpacked(Records(arriving), 100_000))
+    assert [sorted(set(part.offsets.tolist())) for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @core(100)

@@ -75,8 +75,8 @@ def _nothing_frozen(step: Any) -> Any:
 
 
 def _last_one_lost(elements: Any) -> Any:
-    def planted(value: Any) -> Any:
-        found = elements(value)
+    def planted(headers: Any, value: Any) -> Any:
+        found = elements(headers, value)
         return found[:-1] if len(found) > 2 else found
 
     return planted
