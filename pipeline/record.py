@@ -55,6 +55,12 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     completes: bool = False
 
 
+def _size(record: Record) -> int:
+    """The bytes of its value, its key and its headers."""
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.value or b"") + len(record.key or b"") + headers
+
+
 class Records(Sequence[Record]):
     """Records in the order in which they were read, also as columns of their fields.
 
@@ -103,9 +109,9 @@ class Records(Sequence[Record]):
         return len(self._records)
 
     @property
-    def value_bytes(self) -> int:
-        """The bytes of all values."""
-        return sum(len(record.value or b"") for record in self)
+    def size_bytes(self) -> int:
+        """The bytes of all values and keys, and about those of headers."""
+        return sum(map(_size, self))
 
     @cached_property
     def partitions(self) -> NDArray[np.int32]:

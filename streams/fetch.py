@@ -8,15 +8,17 @@ joins the group, hears of its errors and calls back as ever.
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from numpy.typing import NDArray
 
 from pipeline.compiled import compiled
+from pipeline.errors import Stop
 from pipeline.record import PLAIN_HEADERS
 from pipeline.words import SENTINEL, Texts
 from streams import librdkafka
@@ -53,17 +55,34 @@ Bytes: TypeAlias = NDArray[np.uint8]
 #: So long at most a place that was assigned anew waits to be read.
 _DIVERTED_SECONDS = 0.05
 
+#: A read has at most so many bytes: as many as two of the largest records of ours, and with a batch
+#: that it is added to, still less than 2 GiB, which is what texts can have together. The client
+#: library's own limit is none: it counts neither keys nor headers, and values once they are there,
+#: which are many times as large as what was fetched.
+_READ_BYTES_MAX = 512 * 1024 * 1024
+
 _WORD_BYTES = 8
 _LOW_HALF = np.uint64(2**32 - 1)
 
 
 class _Seen(NamedTuple):
-    """What was seen of n messages: the fields of each, its time, and what headers it has."""
+    """What was seen of n messages: the fields of each, its time, and what headers it has.
+
+    `sizes` are the bytes of values, keys and headers together.
+    """
 
     fields: Words
+    sizes: NDArray[np.int64]
     timestamps_ms: NDArray[np.int64]
     header_kinds: Bytes
     header_sizes: NDArray[np.int64]
+
+    def first(self, count: int) -> _Seen:
+        """What was seen of the first ones."""
+        fields, sizes, times, kinds, header_sizes = self
+        return _Seen(
+            fields[:count], sizes[:count], times[:count], kinds[:count], header_sizes[:count]
+        )
 
 
 class Fetcher:
@@ -80,6 +99,7 @@ class Fetcher:
         self._messages = np.empty(1, dtype=np.uint64)
         # Machine code is made now, and not within the first transaction.
         self._taken(self._messages[:0])
+        _give_back(self._messages[:0])
 
     def divert(self, places: Iterable[Place]) -> None:
         """What is fetched of these places comes here. Must be called before they are assigned.
@@ -96,10 +116,11 @@ class Fetcher:
         self._divert_again()
 
     def read(self, count: int, wait_seconds: float) -> Fetched:
-        """At most `count` records; waits until there are so many.
+        """At most `count` records, of `_READ_BYTES_MAX` bytes; waits until there are so many.
 
         Raises:
             KafkaException: one of them is an error.
+            Stop: one of them alone has more bytes.
         """
         if time.monotonic() - self._diverted_at > _DIVERTED_SECONDS:
             self._divert_again()
@@ -129,27 +150,35 @@ class Fetcher:
         while queues:
             librdkafka.queue_destroy(queues.pop())
 
+    def _leave(self, messages: Words, fields: Words, *, is_all: bool) -> None:
+        """Have `messages` fetched anew, for the next read; they are given back.
+
+        Kept here they would come from places that are paused, or somebody else's, by then.
+
+        Raises:
+            Stop: they are all that there is to read, so the first is too large.
+        """
+        begins = _begins(fields)
+        _give_back(messages)
+        if is_all:
+            raise _too_large(*next(iter(begins.items())))
+        for place, offset in begins.items():
+            self._consumer.seek(TopicPartition(*place, offset))
+
     def _taken(self, messages: Words) -> Fetched:
-        """`messages` as columns; they are given back."""
-        seen = _Seen(
-            np.empty((len(messages), MESSAGE_WORDS), dtype=np.uint64),
-            np.zeros(len(messages), dtype=np.int64),
-            np.full(len(messages), NO_HEADERS, dtype=np.uint8),
-            np.zeros(len(messages), dtype=np.int64),
-        )
-        _look(messages, _PLAIN_NAME, _PLAIN_VALUE, *seen)
+        """As many of `messages` as one read may have, as columns; all are given back."""
+        seen = _seen(messages)
+        _require_good(messages, seen.fields)
+        count = _fitting(seen)
+        if count < len(messages):
+            self._leave(messages[count:], seen.fields[count:], is_all=count == 0)
+            messages, seen = messages[:count], seen.first(count)
         fields = seen.fields
-        errors = (fields[:, ERROR] & _LOW_HALF).astype(np.uint32).astype(np.int32)
-        failed = np.flatnonzero(errors)
         values = _room(fields[:, VALUE_SIZE], SENTINEL)
         keys = _room(fields[:, KEY_SIZE])
         headers = _room(seen.header_sizes)
         names, topic_codes = _topics(fields[:, TOPIC])
         _take(messages, fields, seen.header_kinds, *values, *keys, *headers)
-        if len(failed):
-            begin, end = values.bounds[failed[0]], values.bounds[failed[0] + 1]
-            why = values.octets[begin:end].tobytes().decode(errors="replace")
-            raise KafkaException(KafkaError(int(errors[failed[0]]), why))
         # As everywhere else: machine code is made anew for texts that may be written to.
         values.octets.flags.writeable = False
         return Fetched(
@@ -167,6 +196,57 @@ class Fetcher:
                 headers,
             ),
         )
+
+
+def _seen(messages: Words) -> _Seen:
+    """What is seen of `messages`."""
+    seen = _Seen(
+        np.empty((len(messages), MESSAGE_WORDS), dtype=np.uint64),
+        np.zeros(len(messages), dtype=np.int64),
+        np.zeros(len(messages), dtype=np.int64),
+        np.full(len(messages), NO_HEADERS, dtype=np.uint8),
+        np.zeros(len(messages), dtype=np.int64),
+    )
+    _look(messages, _PLAIN_NAME, _PLAIN_VALUE, *seen)
+    return seen
+
+
+def _require_good(messages: Words, fields: Words) -> None:
+    """Whether they are records; all are given back if one is not.
+
+    Raises:
+        KafkaException: as the first says that is an error.
+    """
+    codes = (fields[:, ERROR] & _LOW_HALF).astype(np.uint32).astype(np.int32)
+    failed = np.flatnonzero(codes)
+    if len(failed):
+        why = ctypes.string_at(*fields[failed[0], [VALUE, VALUE_SIZE]].tolist())
+        _give_back(messages)
+        raise KafkaException(KafkaError(int(codes[failed[0]]), why.decode(errors="replace")))
+
+
+def _fitting(seen: _Seen) -> int:
+    """How many of the messages seen, from the first on, one read may have."""
+    return int(np.searchsorted(np.cumsum(seen.sizes), _READ_BYTES_MAX, side="right"))
+
+
+def _begins(fields: Words) -> dict[Place, int]:
+    """The offset of the first message of each place."""
+    names, codes = _topics(fields[:, TOPIC])
+    partitions = fields[:, PARTITION] & _LOW_HALF
+    begins: dict[Place, int] = {}
+    for code, partition, offset in zip(codes, partitions.tolist(), fields[:, OFFSET], strict=True):
+        begins.setdefault((names[code], partition), int(offset))
+    return begins
+
+
+def _too_large(place: Place, offset: int) -> Stop:
+    return Stop(
+        f"The record of {place[0]}-{place[1]} at offset {offset} has more than {_READ_BYTES_MAX} "
+        "bytes, unpacked, and cannot be read.",
+        remedy="Find out what wrote it, then set the group's offset behind it, with the note that "
+        "it had.",
+    )
 
 
 def _room(sizes: NDArray[np.uint64] | NDArray[np.int64], end: bytes = b"") -> Texts:
@@ -194,11 +274,12 @@ def _look(
     plain_name: Bytes,
     plain_value: Bytes,
     fields: Words,
+    sizes: NDArray[np.int64],
     timestamps_ms: NDArray[np.int64],
     header_kinds: Bytes,
     header_sizes: NDArray[np.int64],
 ) -> None:
-    """Fill the last four, shape (n,) but for `fields`, which has `MESSAGE_WORDS` a message."""
+    """Fill the last five, shape (n,) but for `fields`, which has `MESSAGE_WORDS` a message."""
     given = np.empty(4, dtype=np.uint64)
     given_at = given.ctypes.data
     name_at, value_at = plain_name.ctypes.data, plain_value.ctypes.data
@@ -209,6 +290,7 @@ def _look(
             message,
             MESSAGE_WORDS * _WORD_BYTES,
         )
+        sizes[row] = fields[row, VALUE_SIZE] + fields[row, KEY_SIZE]
         timestamps_ms[row] = message_timestamp(message, given_at)
         if message_headers(message, given_at) != 0:
             continue
@@ -235,6 +317,13 @@ def _look(
         else:
             header_kinds[row] = OTHER_HEADERS
             header_sizes[row] = size
+            sizes[row] += header_sizes[row]
+
+
+@compiled
+def _give_back(messages: Words) -> None:
+    for message in messages:
+        message_destroy(message)
 
 
 @compiled

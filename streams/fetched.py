@@ -72,9 +72,12 @@ class Fetched(Records):
         return map(self._record, self._records)
 
     @property
-    def value_bytes(self) -> int:
-        """The bytes of all values."""
-        return int(self._columns.values.bounds[-1])
+    def size_bytes(self) -> int:
+        """The bytes that all values, keys and headers take here."""
+        columns = self._columns
+        return sum(
+            int(texts.bounds[-1]) for texts in (columns.values, columns.keys, columns.headers)
+        )
 
     @property
     def partitions(self) -> NDArray[np.int32]:

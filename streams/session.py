@@ -87,7 +87,7 @@ class Session:
         if not records:
             return 0
         self._reads.append(records)
-        return records.value_bytes
+        return records.size_bytes
 
     def transact(self, part: Records, outgoing: Sequence[Outgoing]) -> None:
         """Make a step's outputs and the positions after its part of a batch visible together."""

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
+from pipeline.errors import Stop
 from pipeline.record import PLAIN_HEADERS, Headers, Record, Records
 from streams.clients import Place
 from streams.confluent import ConfluentClients
@@ -68,7 +69,7 @@ def assert_same(fetched: Records, wanted: list[Record]) -> None:
     for name in ("partitions", "offsets", "timestamps_ms", "indices", "has_usual_headers"):
         ours, theirs = getattr(fetched, name), getattr(plain, name)
         assert (ours.dtype, ours.tolist()) == (theirs.dtype, theirs.tolist())
-    for name in ("values", "headers", "value_bytes", "are_plain", "ends"):
+    for name in ("values", "headers", "are_plain", "ends"):
         assert getattr(fetched, name) == getattr(plain, name)
     columns: Iterator[tuple[NDArray[Any], NDArray[Any]]] = zip(
         fetched.texts, plain.texts, strict=True
@@ -169,6 +170,73 @@ def test_a_batch_may_be_gathered_from_any_number_of_reads(kafka: str) -> None:
     assert {(record.topic, record.value) for record in whole} == {
         (topic, topic.encode()) for topic in topics
     }
+    fetching.close()
+    consumer.close()
+
+
+def publish_large(kafka: str, topic: str, partitions: int, count: int) -> None:
+    """Records of which each has 30,000 bytes: as its value, its key, or in its headers."""
+    large = b"x" * 30_000
+    producer = Producer({"bootstrap.servers": kafka, "enable.idempotence": True})
+    kinds: tuple[dict[str, Any], ...] = (
+        {"value": large},
+        {"key": large},
+        {"headers": [("h", large)]},
+    )
+    for number in range(count):
+        producer.produce(topic, partition=number % partitions, **kinds[number % len(kinds)])
+    assert producer.flush(WAIT_SECONDS_MAX) == 0
+
+
+def test_a_read_has_no_more_bytes_than_fit_and_the_next_one_goes_on_behind_them(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(kafka, 2, "fetched.large")
+    publish_large(kafka, "fetched.large", 2, 200)
+    consumer, fetching = fetcher(kafka, "fetched.large", partitions=2)
+    monkeypatch.setattr("streams.fetch._READ_BYTES_MAX", 1_000_000)
+    parts = read_all(fetching, 200, lambda: 100)
+    assert max(map(len, parts)) == 1_000_000 // 30_018
+    for records in (Records.joined(parts), Records(list(Records.joined(parts)))):
+        assert 200 * 30_000 <= records.size_bytes < 200 * 30_018
+    for part in range(2):
+        found = [r.offset for records in parts for r in records if r.partition == part]
+        assert found == list(range(100))
+    # Closing waits for every message that was not given back.
+    fetching.close()
+    consumer.close()
+
+
+def test_what_did_not_fit_waits_while_its_place_is_paused_and_comes_when_it_is_resumed(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(kafka, 1, "fetched.paused")
+    publish_large(kafka, "fetched.paused", 1, 90)
+    monkeypatch.setattr("streams.fetch._READ_BYTES_MAX", 1_000_000)
+    consumer = ConfluentClients({"bootstrap.servers": kafka}).consumer("fetched", "c")
+    places = [("fetched.paused", 0)]
+    consumer.assign({places[0]: 0})
+    found: list[Record] = []
+    while len(found) < 90:
+        found += consumer.read(90, 1)
+        consumer.pause(places)
+        assert not consumer.read(90, 0.1)
+        consumer.resume(places)
+    assert [record.offset for record in found] == list(range(90))
+    consumer.close()
+
+
+def test_a_record_that_alone_does_not_fit_is_a_stop(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(kafka, 1, "fetched.huge")
+    publish_large(kafka, "fetched.huge", 1, 3)
+    consumer, fetching = fetcher(kafka, "fetched.huge")
+    monkeypatch.setattr("streams.fetch._READ_BYTES_MAX", 30_000)
+    whole = Records.joined(read_all(fetching, 2, lambda: 1))
+    assert whole.offsets.tolist() == [0, 1]
+    with pytest.raises(Stop, match=r"fetched\.huge-0 at offset 2 has more than 30000 bytes"):
+        read_all(fetching, 1, lambda: 1)
     fetching.close()
     consumer.close()
 
