@@ -7,7 +7,7 @@ passed (`reconcile_ledger`), a total with every value it had since its reader's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from pipeline.difference import instant, shown
@@ -63,6 +63,8 @@ class Seen:
     frozen: Mapping[Key, int]
     #: Stripe's sums in nanos; None where Stripe was not asked.
     summaries: Mapping[Window, int] | None
+    #: Event names that were delivered to, and have no meter at Stripe.
+    without_meter: Set[str] = frozenset()
 
     def usage(self, key: Key) -> Stored | None:
         """ClickHouse's total over all groups: the newest row has it."""
@@ -256,19 +258,27 @@ def _stripe(seen: Seen) -> Iterator[Difference]:
             continue
         key = lanes[0].key
         expected = settled.all_delivered
-        gap = found - expected
         yield Difference(
             key=f"stripe/{window.stripe_customer_id}/{window.event_name}/{instant(window.start_ms)}",
             link="stripe",
             sentence=f"{_named(key)}: {plain(expected)} delivered to {shown(window.event_name)} of "
-            f"{shown(window.stripe_customer_id)}, Stripe's summary has {plain(found)} "
-            f"({plain(abs(gap))} too {'much' if gap > 0 else 'little'}).",
+            f"{shown(window.stripe_customer_id)}, {_at_stripe(seen, window, found - expected)}.",
             expected=plain(expected),
             found=plain(found),
             customer=key.customer,
             meter=key.meter,
             period_start=moment(key.start_ms),
         )
+
+
+def _at_stripe(seen: Seen, window: Window, gap: int) -> str:
+    """What a summary has that is `gap` nanos more than what was delivered."""
+    if window.event_name in seen.without_meter:
+        return (
+            "Stripe has no such meter: create it, then send the value once under a new identifier"
+        )
+    has = plain((seen.summaries or {})[window])
+    return f"Stripe's summary has {has} ({plain(abs(gap))} too {'much' if gap > 0 else 'little'})"
 
 
 def bounds(settled: Settled) -> tuple[int, int, int]:

@@ -95,7 +95,7 @@ class Chain:
         # 2. Stripe. What was frozen meanwhile is read afterwards, and may be in its sums or not.
         self._read_bills()
         not_checked: list[NotChecked] = []
-        sums = self._ask_stripe(not_checked)
+        sums, without_meter = self._ask_stripe(not_checked)
 
         # 3. The cut, and ClickHouse up to it.
         positions, waits = None, InFlight()
@@ -128,6 +128,7 @@ class Chain:
             faults=faults,
             frozen=self._bills.frozen_by_key(),
             summaries=sums,
+            without_meter=without_meter,
         )
         return Look(seen, waits, not_checked, older)
 
@@ -169,25 +170,31 @@ class Chain:
             delta = Delta.model_validate_json(record.value or b"")
             self._bills.take_delta(record.partition, record.offset, delta)
 
-    def _ask_stripe(self, not_checked: list[NotChecked]) -> dict[Window, int] | None:
+    def _ask_stripe(
+        self, not_checked: list[NotChecked]
+    ) -> tuple[dict[Window, int] | None, frozenset[str]]:
+        """Stripe's sums in nanos, None where it was not asked; event names that have no meter."""
         key = self._settings.stripe_api_key
         if not key.get_secret_value():
             reason = "METERLINE_STRIPE_API_KEY is not set"
             not_checked.append(NotChecked(link="stripe", reason=reason))
-            return None
+            return None, frozenset()
         windows = self._bills.windows()
         if not windows:
-            return {}
+            return {}, frozenset()
         client = stripe_client(key, self._settings.stripe_api_base)
         meters = meter_ids(client)
         if meters is None:
             reason = "the Stripe key has no right to read billing meters"
             not_checked.append(NotChecked(link="stripe", reason=reason))
-            return None
-        for name in sorted({window.event_name for window in windows} - meters.keys()):
-            reason = f"Stripe has no active meter with the event name {name}"
-            not_checked.append(NotChecked(link="stripe", reason=reason))
-        return summaries(client, windows, meters, calls_per_second=calls_per_second(key))
+            return None, frozenset()
+        names = {window.event_name for window in windows}
+        for name in sorted(names & meters.keys()):
+            if meters[name] is None:
+                reason = f"Stripe's meter with the event name {name} is not active"
+                not_checked.append(NotChecked(link="stripe", reason=reason))
+        sums = summaries(client, windows, meters, calls_per_second=calls_per_second(key))
+        return sums, frozenset(names - meters.keys())
 
 
 def _outcomes(client: Client, positions: Positions) -> Outcomes:

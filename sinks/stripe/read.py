@@ -6,7 +6,7 @@ A summary is a binary float, and lags behind what was delivered; `pipeline.recon
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Final
@@ -25,16 +25,20 @@ SHARE: Final = 0.25
 _TRIES = 3
 
 
-def meter_ids(client: stripe.StripeClient) -> dict[str, str] | None:
-    """Event name → id of each active meter; None for a key that may not read meters.
+def meter_ids(client: stripe.StripeClient) -> dict[str, str | None] | None:
+    """Event name → id of each meter, None of one that is not active; None for a key that may not
+    read meters.
 
     Raises:
         Retry: Stripe cannot be reached, or cannot answer now.
         Stop: it does not let the key in.
     """
     try:
-        found = client.v1.billing.meters.list({"status": "active", "limit": 100})
-        return {meter.event_name: meter.id for meter in found.auto_paging_iter()}
+        found = client.v1.billing.meters.list({"limit": 100})
+        return {
+            meter.event_name: meter.id if meter.status == "active" else None
+            for meter in found.auto_paging_iter()
+        }
     except stripe.PermissionError:
         return None  # a key that may only write meter events is a good key
     except stripe.StripeError as error:
@@ -44,21 +48,25 @@ def meter_ids(client: stripe.StripeClient) -> dict[str, str] | None:
 def summaries(
     client: stripe.StripeClient,
     windows: Collection[Window],
-    meters: dict[str, str],
+    meters: Mapping[str, str | None],
     *,
     calls_per_second: float,
 ) -> dict[Window, int]:
-    """What Stripe has counted in each window, in nanos; only of those whose meter is in `meters`.
+    """What Stripe has counted in each window, in nanos; nothing for a meter that it does not have.
+
+    One that is not active is not asked: its windows are left out.
 
     Raises:
         Retry: Stripe cannot be reached, or cannot answer now.
         Stop: it does not let the key read summaries.
     """
     pace = Pace(calls_per_second * SHARE, sleep=time.sleep, monotonic=time.monotonic)
-    wanted = [window for window in windows if window.event_name in meters]
+    active = {name: meter_id for name, meter_id in meters.items() if meter_id is not None}
+    asked = [window for window in windows if window.event_name in active]
+    nothing = {window: 0 for window in windows if window.event_name not in meters}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        sums = pool.map(lambda one: _summary(client, one, meters[one.event_name], pace), wanted)
-        return dict(zip(wanted, sums, strict=True))
+        sums = pool.map(lambda one: _summary(client, one, active[one.event_name], pace), asked)
+        return nothing | dict(zip(asked, sums, strict=True))
 
 
 def _summary(client: stripe.StripeClient, window: Window, meter_id: str, pace: Pace) -> int:

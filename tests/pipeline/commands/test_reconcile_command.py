@@ -226,6 +226,33 @@ def test_an_event_that_stripe_counts_twice(system: WholeSystem) -> None:
     assert "too much" in difference.sentence
 
 
+def test_a_meter_that_stripe_does_not_have_is_a_difference_as_soon_as_it_is_delivered_to(
+    system: WholeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stripe answers 200 to what is sent to it, and counts none of it."""
+    account = system.stripe._account
+    missing = account.journal[0].event_name
+    monkeypatch.setattr(account, "_meters", account.event_names() - {missing})
+    account.journal[:] = [event for event in account.journal if event.event_name != missing]
+    found = checked(system)
+    assert (links(found), found.not_checked) == ({"stripe"}, ())
+    assert all(Decimal(each.found) == 0 < Decimal(each.expected) for each in found.differences)
+    assert all("Stripe has no such meter: create it" in each.sentence for each in found.differences)
+    assert checked(system, "--stripe-lag", "86400").reconciled
+
+
+def test_a_meter_that_is_not_active_any_more_is_not_checked(
+    system: WholeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = sorted(system.stripe._account.event_names())
+    monkeypatch.setattr("pipeline.commands.look_at_chain.meter_ids", lambda _: dict.fromkeys(names))
+    found = checked(system)
+    assert found.reconciled
+    assert [gap.reason for gap in found.not_checked] == [
+        f"Stripe's meter with the event name {name} is not active" for name in names
+    ]
+
+
 def test_what_was_delivered_a_moment_ago_may_not_be_in_stripe_s_sums_yet(
     system: WholeSystem,
 ) -> None:

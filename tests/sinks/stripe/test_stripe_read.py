@@ -44,8 +44,10 @@ def test_a_summary_has_what_lies_in_its_window_to_the_nano() -> None:
         unknown = window._replace(event_name="unknown")
         meters = meter_ids(client(stand_in))
         assert meters == {"tokens": "mtr_tokens"}
-        found = summaries(client(stand_in), [window, other, unknown], meters, calls_per_second=FAST)
-        assert found == {window: 3 * NANOS // 10, other: 0}
+        windows = [window, other, unknown, window._replace(event_name="archived")]
+        known = {**meters, "archived": None}
+        found = summaries(client(stand_in), windows, known, calls_per_second=FAST)
+        assert found == {window: 3 * NANOS // 10, other: 0, unknown: 0}
 
 
 def test_the_stand_in_lists_the_meters_that_it_was_given() -> None:
