@@ -66,7 +66,7 @@ class Shard:
     next_offset: int = 0
     #: The newest arrival seen, in milliseconds since 1970.
     watermark_ms: int = 0
-    #: What reading the changelog after the last snapshot takes, in identities.
+    #: What reading the changelog after the last snapshot takes, in identities and totals.
     since_snapshot: int = 0
     documents: dict[str, Definitions] = field(default_factory=dict)
     current: str | None = None
@@ -108,6 +108,11 @@ class Changed:
     def id_count(self) -> int:
         """How many identities were claimed."""
         return sum(len(columns[1]) for columns in self.ids)
+
+    @property
+    def total_count(self) -> int:
+        """How many totals changed."""
+        return sum(map(len, self.totals))
 
 
 def segment(shard: Shard, changed: Changed) -> Iterator[bytes]:

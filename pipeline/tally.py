@@ -38,8 +38,10 @@ from schemas.frame import Frame, Kind
 from schemas.meter import Meter
 
 #: A snapshot is due when reading what came after the last one takes as long as reading this many
-#: identities, or as reading the snapshot itself.
+#: identities, and this many times as long as reading all that is held. So a restore reads three
+#: times what it needs at most, and snapshots cost half of what segments do.
 _SNAPSHOT_IDS = 200_000
+_READ_AGAIN = 2
 
 #: A piece of a snapshot has about so many identities and totals, at least, and so many slots are
 #: looked at for what can be forgotten: each takes some milliseconds.
@@ -228,13 +230,12 @@ class Tally:
         shard = self._shards[number]
         shard.ids.sweep(_piece(changed.id_count))
         shard.next_offset = next_offset
-        shard.since_snapshot += _SEGMENT_IDS + changed.id_count
+        shard.since_snapshot += _SEGMENT_IDS + changed.id_count + changed.total_count
         for frame in segment(shard, changed):
             yield Outgoing(topics.TALLY_STATE.name, frame, partition=number)
         begins = shard.walk is None
-        # Half of what is held: then it had grown from the other half since the last snapshot.
         held = len(shard.ids) + shard.totals.size(shard.share)
-        if begins and shard.since_snapshot < max(_SNAPSHOT_IDS, held / 2):
+        if begins and shard.since_snapshot < max(_SNAPSHOT_IDS, _READ_AGAIN * held):
             return
         frames = list(snapshot(shard, _piece(changed.id_count)))
         for frame in frames:

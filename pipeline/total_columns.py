@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.exact import from_columns, plain_texts, to_columns
 from pipeline.groups import Groups
+from pipeline.numbering import Numbering
 from pipeline.periods import period_end_ms
 from pipeline.totals import UNKNOWN, Rows, Totals
 from schemas import segment, total
@@ -130,20 +132,33 @@ def keep(totals: Totals, batch: pa.RecordBatch) -> None:
     begin = customers.null_count
     if begin < len(places):
         named = places[begin:]
-        totals["sheet"][named] = totals.sheets.numbers(
-            zip(meters[begin:].to_pylist(), starts_ms[begin:].to_pylist(), strict=True)
-        )
+        totals["sheet"][named] = _sheets(totals, meters[begin:], starts_ms[begin:])
         totals["customer"][named] = totals.enter(customers[begin:], 0)
-        totals["group"][named] = totals.groups.numbers(
-            None if group is None else tuple(group) for group in groups[begin:].to_pylist()
-        )
+        totals["group"][named] = _numbers(totals.groups, groups[begin:], None)
     totals.nanos.write(places, from_columns(nanos, wide))
     totals["events"][places] = events.to_numpy()
     totals["latest_ns"][places] = latest_ns.to_numpy()
     totals["as_of_ms"][places] = as_of_ms.to_numpy()
-    crossed = (tuple(each or ()) for each in fired.to_pylist())
-    totals["fired"][places] = totals.crossed.numbers(crossed)
+    totals["fired"][places] = _numbers(totals.crossed, fired, ())
     totals["watch"][places] = UNKNOWN
+
+
+def _sheets(totals: Totals, meters: pa.Array, starts_ms: pa.Array) -> Rows:
+    """The sheets of rows by number; each is looked up once."""
+    encoded = meters.dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    begins, numbers = np.unique(starts_ms.to_numpy(), return_inverse=True)
+    both = Groups(numbers * len(names) + encoded.indices.to_numpy())
+    begin, name = np.divmod(both.distinct, len(names))
+    sheets = zip((names[code] for code in name.tolist()), begins[begin].tolist(), strict=True)
+    return totals.sheets.numbers(sheets)[both.numbers]
+
+
+def _numbers(numbering: Numbering[Any], lists: pa.Array, none: tuple[str, ...] | None) -> Rows:
+    """The numbers of lists of texts; `none` stands for null, and has the number 0."""
+    if lists.null_count == len(lists):
+        return np.zeros(len(lists), dtype=np.int64)
+    return numbering.numbers(none if each is None else tuple(each) for each in lists.to_pylist())
 
 
 def published(totals: Totals, rows: Rows, meters_by_slug: Mapping[str, Meter]) -> Columns:

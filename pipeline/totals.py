@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.aggregate import Changes, Tally, merged
+from pipeline.compiled import compiled
 from pipeline.exact import ExactColumn
 from pipeline.groups import Groups, first_places
 from pipeline.numbering import Numbering
@@ -119,10 +120,9 @@ class Totals:
         """The shares of customers, by their numbers; -1 for the number -1."""
         return np.where(customers < 0, -1, self._homes[customers])
 
-    def of_share(self, share: int, begin: int = 0, end: int | None = None) -> Rows:
-        """The rows of a share, of those from `begin` on and before `end`."""
-        rows: Rows = np.flatnonzero(self._homes[self["customer"][begin:end]] == share)
-        return begin + rows
+    def of_share(self, share: int) -> Rows:
+        """The rows of a share."""
+        return _walk(self["customer"], self._homes, share, 0, self._count, self._count)[0]
 
     def by_share(self, rows: Rows) -> tuple[Rows, list[tuple[int, int, int]]]:
         """`rows` share by share, those of each in their order; and (share, begin, end) of each."""
@@ -138,8 +138,7 @@ class Totals:
         Looks at as many rows as would have that many if all shares were of one size.
         """
         end = min(end, begin + count * len(self._sizes))
-        rows = self.of_share(share, begin, end)
-        return (rows[:count], int(rows[count])) if len(rows) > count else (rows, end)
+        return _walk(self["customer"], self._homes, share, begin, end, count)
 
     def rows(self, sheets: Rows, customers: Rows, groups: Rows) -> Rows:
         """The rows of distinct totals, by numbers; those that are new are added, in this order.
@@ -269,7 +268,8 @@ class Totals:
         begin, end = self._count, self._count + len(columns["sheet"])
         if end > len(self._columns):
             grown = np.zeros(max(end, 2 * begin, _ROWS_AT_FIRST), dtype=_COLUMNS)
-            grown[:begin] = self._columns[:begin]
+            # As bytes, or each field of each row would be copied by itself.
+            grown.view(np.uint8)[: self._columns.nbytes] = self._columns.view(np.uint8)
             self._columns = grown
             self.nanos.reserve(len(grown))
             self.open_nanos.reserve(len(grown))
@@ -288,3 +288,22 @@ def distinct(rows: list[Rows]) -> Rows:
     """The rows that occur in any of `rows`, ascending."""
     ordered = np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
     return ordered[first_places(ordered)]
+
+
+@compiled
+def _walk(
+    customers: NDArray[np.int32], homes: Rows, share: int, begin: int, end: int, count: int
+) -> tuple[Rows, int]:
+    """The first `count` rows from `begin` to before `end` whose customers have a home in `share`.
+
+    Returns them, and the row after the last that was looked at.
+    """
+    rows = np.empty(min(count, end - begin), dtype=np.int64)
+    found = 0
+    row = begin
+    while row < end and found < count:
+        if homes[customers[row]] == share:
+            rows[found] = row
+            found += 1
+        row += 1
+    return rows[:found], row

@@ -99,7 +99,7 @@ def draw_steps(data: st.DataObject, small: pytest.MonkeyPatch) -> None:
     """Steps of a replay of any size, and snapshots every few events."""
     small.setattr(replay_module, "STEP_EVENTS", data.draw(st.sampled_from([1, 250, 1_000, 10**9])))
     small.setattr(tally_module, "_SNAPSHOT_IDS", data.draw(st.integers(1, 20)))
-    small.setattr(tally_module, "_SEGMENT_IDS", data.draw(st.integers(0, 1)))
+    small.setattr(tally_module, "_SEGMENT_IDS", data.draw(st.integers(0, 5)))
     small.setattr(shard_module, "_IDS_MAX", data.draw(st.sampled_from([1, 2, 100])))
     small.setattr(total_columns, "_ROWS_MAX", data.draw(st.sampled_from([1, 2, 100])))
 

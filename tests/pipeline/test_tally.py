@@ -217,25 +217,25 @@ def one_by_one(count: int) -> Iterator[Play]:
 
 
 @pytest.mark.parametrize("restored", [False, True])
-def test_snapshots_come_as_often_as_the_shard_doubles(
+def test_snapshots_come_when_a_restore_would_read_three_times_what_is_held(
     restored: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 10)
-    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    # Reading what an event leaves takes as long as reading three identities.
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 2)
     for played in one_by_one(100):
         if restored:
             played.drop_memory()
     anchors = [each for each in played.changelog if each.begins]
-    # Each costs no more than what was written since the one before.
-    assert [len(Restore([frame_of(each)]).shard().ids) for each in anchors] == [10, 20, 40, 80]
-    assert [frame_of(each).header["completes"] for each in anchors] == [True] * 4
+    assert [len(Restore([frame_of(each)]).shard().ids) for each in anchors] == [4, 12, 36]
+    assert [frame_of(each).header["completes"] for each in anchors] == [True] * 3
 
 
 def test_a_large_shard_is_written_piece_by_piece_while_it_goes_on_counting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 300)
-    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 900)
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 2)
     monkeypatch.setattr(tally_module, "_PIECE_IDS", 20)
     sizes = []
     before = 0
@@ -251,15 +251,15 @@ def test_a_large_shard_is_written_piece_by_piece_while_it_goes_on_counting(
     # An identity of the step, and a piece of the snapshot.
     assert max(sizes) < 1 + 40
     live = played.shard
-    assert 0 < live.since_snapshot < 300
+    assert 0 < live.since_snapshot < 900
     played.drop_memory(from_anchor=True)
     assert len(played.shard.ids) == len(live.ids) > 300
     assert played.shard.since_snapshot == live.since_snapshot
 
 
 def test_a_snapshot_that_a_crash_cut_off_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 50)
-    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 0)
+    monkeypatch.setattr(tally_module, "_SNAPSHOT_IDS", 150)
+    monkeypatch.setattr(tally_module, "_SEGMENT_IDS", 2)
     monkeypatch.setattr(tally_module, "_PIECE_IDS", 10)
     for played in one_by_one(70):
         if played.shard.walk is not None and len(played.shard.ids) == 52:
