@@ -103,6 +103,15 @@ def _parts(texts: pa.Array) -> tuple[Bytes, Places, NDArray[np.uint64]]:
 
 
 @compiled
+def _is(kept: Bytes, kept_begin: Any, text: Bytes, begin: Any, length: Any) -> Any:
+    """Whether so many bytes are the same there."""
+    place = 0
+    while place < length and kept[kept_begin + place] == text[begin + place]:
+        place += 1
+    return place == length
+
+
+@compiled
 def _look_up(
     text: Bytes,
     bounds: Places,
@@ -115,10 +124,26 @@ def _look_up(
     adds: bool,
     numbers: NDArray[np.int64],
 ) -> int:
-    """Fill `numbers`; how many texts are kept then. A text that is not kept is added, or has -1."""
+    """Fill `numbers`; how many texts are kept then. A text that is not kept is added, or has -1.
+
+    The first two loops find most texts: each load from memory waits for none of another row, so
+    they wait together. One by one, a row of a large table waits four times.
+    """
     mask = len(slots) - 1
     for row in range(len(hashes)):
+        numbers[row] = slots[np.int64(hashes[row] & np.uint64(mask))]
+    for row in range(len(hashes)):
+        number = numbers[row]
+        if number >= 0 and (
+            kept_hashes[number] != hashes[row]
+            or kept_bounds[number + 1] - kept_bounds[number] != bounds[row + 1] - bounds[row]
+        ):
+            numbers[row] = _FREE
+    for row in range(len(hashes)):
         begin, length = bounds[row], bounds[row + 1] - bounds[row]
+        number = numbers[row]
+        if number >= 0 and _is(kept, kept_bounds[number], text, begin, length):
+            continue
         at = np.int64(hashes[row] & np.uint64(mask))
         while slots[at] >= 0:
             number = slots[at]
@@ -126,12 +151,9 @@ def _look_up(
             if (
                 kept_hashes[number] == hashes[row]
                 and kept_bounds[number + 1] == kept_begin + length
+                and _is(kept, kept_begin, text, begin, length)
             ):
-                place = 0
-                while place < length and kept[kept_begin + place] == text[begin + place]:
-                    place += 1
-                if place == length:
-                    break
+                break
             at = (at + 1) & mask
         if slots[at] < 0 and adds:
             slots[at] = count
