@@ -13,7 +13,7 @@ from pipeline.batch import Batch
 from pipeline.cross import Crosser
 from pipeline.groups import Groups
 from pipeline.total_columns import published
-from pipeline.totals import ALL_GROUPS, Rows, Totals, distinct
+from pipeline.totals import ALL_GROUPS, ByShare, Rows, Totals, distinct
 from schemas.frame import Kind, seal
 from schemas.meter import Meter
 
@@ -32,9 +32,9 @@ class Counting:
         #: By the codes of the batch, -1 for a customer without totals.
         self._numbers = np.zeros(0, dtype=np.int64)
         self._meters: dict[str, Meter] = {}
-        self._published: list[Rows] = []
-        #: The rows of totals that changed.
-        self.touched: list[Rows] = []
+        self._touched: list[Rows] = []
+        #: Those of them that nobody is told of: the usage over all groups has no record of its own.
+        self._unpublished: list[Rows] = []
 
     def begin(self, batch: Batch, shares: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Go on with a batch whose events belong to these shares of the totals, shape (n,).
@@ -65,10 +65,10 @@ class Counting:
         usage = changes(meter.aggregation, groups, *columns)
         self._crosser.find(batch, meter, events, groups, quantities, usage_rows, usage)
         totals.merge(usage_rows, usage, meter.aggregation)
-        self.touched.append(usage_rows)
+        self._touched.append(usage_rows)
         if not meter.group_by:
-            self._published.append(usage_rows)
             return
+        self._unpublished.append(usage_rows)
 
         combinations, texts = _combinations(batch, meter, events)
         groups_each = Groups(codes * len(texts) + combinations)
@@ -78,17 +78,21 @@ class Counting:
         numbers = totals.groups.numbers(texts[code] for code in occurring.distinct.tolist())
         rows = totals.rows(sheets[period][at], customers[at], numbers[occurring.numbers])
         totals.merge(rows, changes(meter.aggregation, groups_each, *columns), meter.aggregation)
-        self.touched.append(rows)
-        self._published.append(rows)
+        self._touched.append(rows)
 
-    def frames(self, versions: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
-        """The totals that changed, as (share, frame), nearly always one a share.
+    @property
+    def changed(self) -> ByShare:
+        """The rows of totals that changed."""
+        return self._totals.by_share(distinct(self._touched))
+
+    def frames(self, changed: ByShare, versions: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
+        """The totals that `changed`, as (share, frame), nearly always one a share.
 
         `versions` are of what was counted, by share.
         """
-        if not self._published:
-            return
-        rows, shares = self._totals.by_share(distinct(self._published))
+        rows, shares = changed
+        if self._unpublished:
+            rows, shares = self._totals.by_share(np.setdiff1d(rows, distinct(self._unpublished)))
         columns = published(self._totals, rows, self._meters)
         for share, begin, end in shares:
             for part in columns.parts(begin, end):

@@ -27,10 +27,10 @@ from pipeline.limits import Limits
 from pipeline.pack import Pack
 from pipeline.part import Part, Placed, parts
 from pipeline.record import Outgoing
-from pipeline.route import require_home
+from pipeline.route import homes, require_home
 from pipeline.shard import Changed, Shard, read_document, segment, snapshot
 from pipeline.total_columns import kept
-from pipeline.totals import Rows, Totals, distinct
+from pipeline.totals import Totals
 from schemas import topics
 from schemas.decisions import Status
 from schemas.definitions import Definitions
@@ -94,15 +94,9 @@ class Tally:
         """
         self._join()
         changed = {number: Changed(self._shards[number].next_offset) for number in logs}
-        known = len(self._totals)
-        touched: list[Rows] = []
         outgoing: list[Outgoing] = []
         for packs in self._runs(logs, changed):
-            outgoing += self._count(packs, changed, touched)
-        rows, shares = self._totals.by_share(distinct(touched))
-        columns = kept(self._totals, rows, known)
-        for share, begin, end in shares:
-            changed[self._numbers[share]].totals += columns.parts(begin, end)
+            outgoing += self._count(packs, changed)
         for number, log in logs.items():
             outgoing += self._finish(number, log[-1][0] + 1, changed[number])
         return outgoing
@@ -163,9 +157,7 @@ class Tally:
             for known in self._crossers.keys() - {each.current for each in self._shards.values()}:
                 del self._crossers[known]
 
-    def _count(
-        self, packs: list[Placed], changed: Mapping[int, Changed], touched: list[Rows]
-    ) -> Iterator[Outgoing]:
+    def _count(self, packs: list[Placed], changed: Mapping[int, Changed]) -> Iterator[Outgoing]:
         """Count packs that were cut by the same definitions and lie under the same ones."""
         number, _, first = packs[0]
         shard = self._shards[number]
@@ -177,16 +169,22 @@ class Tally:
             self._crossers[in_force] = Crosser(self._totals, Limits(current))
         crosser = self._crossers[in_force]
         counting = Counting(self._totals, crosser)
+        known = len(self._totals)
         for part in parts(packs):
             status = self._decide(part, definitions, crosser.limits, counting, changed)
             late_for = _count_in_time(definitions.meters, part.batch, status, counting)
             for number, frame in decisions(part, status, late_for):
                 yield Outgoing(topics.DECISIONS.name, frame, partition=number)
             yield from crosser.alerts(part.batch)
+        by_share = counting.changed
+        if not by_share.shares:
+            return
         versions = {self._shards[number].share: offset for number, offset, _ in packs}
-        for share, frame in counting.frames(versions):
+        for share, frame in counting.frames(by_share, versions):
             yield Outgoing(topics.TOTALS.name, frame, partition=self._numbers[share])
-        touched += counting.touched
+        columns = kept(self._totals, by_share.rows, known)
+        for share, begin, end in by_share.shares:
+            changed[self._numbers[share]].totals += columns.parts(begin, end)
 
     def _decide(
         self,
@@ -217,13 +215,20 @@ class Tally:
         """All customers belong to the shards they are in, as do those of whom that is known."""
         if self._shard_count is None or is_at_home.all():
             return
-        batch = part.batch
+        strange = np.flatnonzero(~is_at_home)
+        names, codes = part.batch.customer_names, part.batch.customers[strange]
+        occurs = np.zeros(len(names), dtype=np.bool_)
+        occurs[codes] = True
+        home = np.zeros(len(names), dtype=np.int64)
+        home[occurs] = homes(names.filter(pa.array(occurs)), self._shard_count)
         for number, begin, end in part.spans:
-            codes = np.unique(batch.customers[begin:end][~is_at_home[begin:end]])
-            strange = batch.customer_names.take(pa.array(codes))
-            offsets = [offset for shard, offset, _ in part.packs if shard == number]
-            where = f"{_at(number, offsets[0])} to {offsets[-1]}"
-            require_home(number, self._shard_count, strange, where, _MISROUTED)
+            first, last = np.searchsorted(strange, (begin, end)).tolist()
+            away = np.flatnonzero(home[codes[first:last]] != number)
+            if len(away):
+                offsets = [offset for shard, offset, _ in part.packs if shard == number]
+                where = f"{_at(number, offsets[0])} to {offsets[-1]}"
+                stranger = names.slice(codes[first + away[0]], 1)
+                require_home(number, self._shard_count, stranger, where, _MISROUTED)
 
     def _finish(self, number: int, next_offset: int, changed: Changed) -> Iterator[Outgoing]:
         """What a shard's changelog is told after a step; a piece of a snapshot where one is due."""

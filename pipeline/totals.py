@@ -11,7 +11,7 @@ changelog knows it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Self, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -61,6 +61,13 @@ _ROWS_AT_FIRST = 256
 
 #: Stands for the sheet of a row of which nobody has said yet what it is.
 _UNNAMED = -1
+
+
+class ByShare(NamedTuple):
+    """Rows share by share, those of each ascending; and (share, begin, end) of each share."""
+
+    rows: Rows
+    shares: list[tuple[int, int, int]]
 
 
 class Totals:
@@ -123,13 +130,13 @@ class Totals:
         """The rows of a share."""
         return _walk(self["customer"], self._homes, share, 0, self._count, self._count)[0]
 
-    def by_share(self, rows: Rows) -> tuple[Rows, list[tuple[int, int, int]]]:
-        """`rows` share by share, those of each in their order; and (share, begin, end) of each."""
+    def by_share(self, rows: Rows) -> ByShare:
+        """`rows`, which ascend, share by share."""
         groups = Groups(self._homes[self["customer"][rows]])
         places = zip(
             groups.distinct.tolist(), groups.begins.tolist(), groups.ends.tolist(), strict=True
         )
-        return rows[groups.order], list(places)
+        return ByShare(rows[groups.order], list(places))
 
     def walk(self, share: int, begin: int, end: int, count: int) -> tuple[Rows, int]:
         """At most `count` rows of a share, from row `begin` on, and the row to go on from.

@@ -70,7 +70,7 @@ def count(*values: bytes, totals: Totals | None = None) -> tuple[Counting, list[
 def published(counting: Counting, version: int = 7) -> list[dict[str, Any]]:
     """The rows of all frames."""
     rows: list[dict[str, Any]] = []
-    for share, sealed in counting.frames({0: version}):
+    for share, sealed in counting.frames(counting.changed, {0: version}):
         frame = unseal(sealed)
         assert share == 0
         assert frame.kind is Kind.TOTALS
@@ -120,7 +120,7 @@ def test_many_totals_are_spread_over_several_frames(
     counting, _ = count(*[used(n, model=f"m{n}") for n in range(5)])
     whole = published(counting)
     monkeypatch.setattr(total_columns, "_ROWS_MAX", rows_max)
-    assert len(list(counting.frames({0: 7}))) == -(-len(whole) // rows_max)
+    assert len(list(counting.frames(counting.changed, {0: 7}))) == -(-len(whole) // rows_max)
     assert published(counting) == whole
 
 
@@ -131,7 +131,7 @@ def test_no_record_of_totals_is_too_large_however_many_bytes_a_character_takes(t
     totals = Totals()
     events = [event(str(n), data={"n": n, "model": f"{n}{text}"}) for n in range(40)]
     counting, _ = count(*events, totals=totals)
-    frames = [frame for _, frame in counting.frames({0: 7})]
+    frames = [frame for _, frame in counting.frames(counting.changed, {0: 7})]
     columns = total_columns.kept(totals, np.arange(len(totals)))
     frames += [seal(Kind.SEGMENT, {}, [part]) for part in columns.parts()]
     assert max(map(len, frames)) < int(LARGE_RECORDS["max.message.bytes"]) / 2
