@@ -43,6 +43,7 @@ _CONFLICT = np.uint8(Status.CONFLICT)
 _SLOT = np.dtype(
     [("high", np.uint64), ("low", np.uint64), ("fingerprint", np.uint32), ("expires", np.uint16)]
 )
+_RAW = np.dtype((np.void, _SLOT.itemsize))
 
 #: High and low half, fingerprint, expiry: one row an identity.
 Columns: TypeAlias = tuple[
@@ -120,7 +121,9 @@ class IdTable:
             found.append(_between(self._parts[part], first, last))
             identities -= len(found[-1])
             at += last - first
-        return _columns(np.concatenate(found or [_empty(0)])), at
+        # As bytes: numpy would copy field by field, which takes thirty times as long.
+        pieces = np.concatenate([piece.view(_RAW) for piece in found] or [_empty(0).view(_RAW)])
+        return _columns(pieces.view(_SLOT)), at
 
     def forget_before(self, day: int) -> None:
         """Leave what expired before `day` to `sweep`; nobody asks for an earlier day any more."""

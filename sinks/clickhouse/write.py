@@ -143,9 +143,13 @@ def _tables(by_topic: dict[str, list[Record]], decided: list[Decided]) -> dict[s
         tables["events"], tables["set_aside"] = event_rows(decided)
     if frames := [open_frame(record) for record in by_topic[topics.TOTALS.name]]:
         tables["totals"] = total_rows(frames)
-    tables["alerts"] = alert_rows(by_topic[topics.ALERTS.name])
-    tables["rejections"] = rejection_rows(by_topic[topics.REJECTED.name])
-    tables["deliveries"] = delivery_rows(by_topic[topics.DELIVERIES.name])
+    for table, rows_of, topic in (
+        ("alerts", alert_rows, topics.ALERTS.name),
+        ("rejections", rejection_rows, topics.REJECTED.name),
+        ("deliveries", delivery_rows, topics.DELIVERIES.name),
+    ):
+        if records := by_topic[topic]:
+            tables[table] = rows_of(records)
     return {table: rows for table, rows in tables.items() if rows.num_rows}
 
 
@@ -162,17 +166,18 @@ def insertable(rows: pa.Table, month_of: str | None) -> Iterator[pa.Table]:
 def _by_month(rows: pa.Table, column: str) -> Iterator[pa.Table]:
     times = rows.column(column)
     ends = pc.min_max(times)
-    if _months(ends["min"]) == _months(ends["max"]):
+    first, last = (np.datetime64(ends[end].value, times.type.unit) for end in ("min", "max"))
+    if _months(first) == _months(last):
         yield rows
         return
-    months = _months(times).to_numpy()
+    months = _months(times.to_numpy())
     for month in np.unique(months):
         yield rows.filter(pa.array(months == month))
 
 
 def _months(times: Any) -> Any:
-    """The number of each month, of an Arrow array or scalar of instants."""
-    return pc.add(pc.multiply(pc.year(times), 12), pc.month(times))
+    """The month of an instant, or of each."""
+    return times.astype("datetime64[M]")
 
 
 def _insert(client: Inserts, table: str, rows: pa.Table) -> None:
