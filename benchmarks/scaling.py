@@ -31,18 +31,23 @@ from benchmarks.stages import machine
 from benchmarks.workload import Workload
 
 _SMALLEST = 100_000
+#: A customer's first events cost most, and a month of one has more than those.
+_EVENTS_A_CUSTOMER = 10
 _HEAVIEST = (0.0, 0.9)
 _SWEEPS = ("events", "customers", "shards", "heaviest", "pauses", "ids", "kafka")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How far to go. `events_each` is for every point that does not vary the events."""
+    """How far to go. `events_each` is for every point that does not vary the events; that of many
+    customers has more.
+    """
 
     events_max: int
     events_each: int
     ids_max: int
     kafka_events: int
+    kafka_customers: Sequence[int]
     customers: Sequence[int]
     shards: Sequence[int]
     tally_processes: Sequence[int]
@@ -68,7 +73,9 @@ def measure(sizes: Sizes, sweeps: Sequence[str], say: Console) -> dict[str, Any]
         small = BATCH // 2
         found: dict[str, Callable[[], Any]] = {
             "events": lambda: driven(Shape(sizes.events_max), _decades(sizes.events_max)),
-            "customers": lambda: [driven(Shape(each, customers=n))[-1] for n in sizes.customers],
+            "customers": lambda: [
+                driven(Shape(_enough(each, n), customers=n))[-1] for n in sizes.customers
+            ],
             "shards": lambda: [driven(Shape(each, shards=n))[-1] for n in sizes.shards],
             "heaviest": lambda: [driven(Shape(each, heaviest_share=s))[-1] for s in _HEAVIEST],
             # In small steps, as when everything is counted as soon as it comes.
@@ -85,6 +92,15 @@ def _on_kafka(sizes: Sizes, say: Console) -> Iterator[dict[str, Any]]:
         for count in sizes.tally_processes:
             say.print(f"On Kafka, {count} tally, {heaviest_share:.0%} of one customer…")
             yield on_kafka(Workload(sizes.kafka_events, heaviest_share=heaviest_share), count)
+    for customers in sizes.kafka_customers:
+        say.print(f"On Kafka, {customers:,} customers…")
+        events = _enough(sizes.kafka_events, customers)
+        yield on_kafka(Workload(events, customers=customers), 1)
+
+
+def _enough(events: int, customers: int) -> int:
+    """So many events, or what so many customers have."""
+    return max(events, _EVENTS_A_CUSTOMER * customers)
 
 
 def _decades(events_max: int) -> list[int]:
@@ -109,6 +125,9 @@ def main() -> None:
     )
     options.add_argument("--ids-max", type=int, default=100_000_000, help="ids in one table")
     options.add_argument("--kafka-events", type=int, default=3_000_000, help="events on Kafka")
+    options.add_argument(
+        "--kafka-customers", type=int, nargs="*", default=[10, 1_000_000], help="besides 10,000"
+    )
     options.add_argument(
         "--customers", type=int, nargs="+", default=[10, 1_000, 10_000, 100_000, 1_000_000]
     )

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from benchmarks import charts as draw
 from benchmarks.scaling_model import Model
+from benchmarks.workload import Workload
 
 _BEGIN = "<!-- figures: written by benchmarks.scaling -->"
 _END = "<!-- end of figures -->"
@@ -154,6 +155,8 @@ def _on_kafka(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for point in results["kafka"]:
         broker = sum(point[part]["cpu_us"]["broker"] for part in ("sending", "intake", "tally"))
         load = f"{point['events']:,} events, {point['tally_processes']} tally"
+        if point["customers"] != Workload.customers:
+            load += f", {point['customers']:,} customers"
         if point["heaviest_share"]:
             load += f", {point['heaviest_share']:.0%} of one customer"
         yield (

@@ -81,10 +81,12 @@ def test_it_measures_every_point_and_writes_the_page(tmp_path: Path) -> None:
     page = tmp_path / "scaling.md"
     page.write_text(f"before\n{MARKS}after\n")
     few = ["--events-max", "4000", "--events-each", "3000", "--ids-max", "60000"]
-    few += ["--kafka-events", "3000", "--customers", "10", "--shards", "1", "3"]
+    few += ["--kafka-events", "3000", "--kafka-customers", "--customers", "10", "400"]
+    few += ["--shards", "1", "3"]
     few += ["--tally-processes", "2"]
     results = measured(tmp_path, *few)
     assert [point["shards"] for point in results["shards"]] == [1, 3]
+    assert [point["events"] for point in results["customers"]] == [3_000, 4_000]
     assert [point["heaviest_share"] for point in results["kafka"]] == [0, 0.9]
     assert results["ids"][-1]["ids"] == 60_000
     assert 22 < results["ids"][-1]["bytes_per_id"] < 50
