@@ -147,7 +147,10 @@ def _text(texts: Texts, place: int) -> bytes:
 
 
 def _headers_in(text: bytes) -> Iterator[tuple[str, bytes]]:
-    """As the client library has them: the value of a header may be absent."""
+    """As the client library has them, which is why a name must be a text: a value may be absent.
+
+    A client in C may send any bytes as a name, and nobody should have to stop for it.
+    """
     at = 0
     while at < len(text):
         name_length, value_length = _HEADER.unpack_from(text, at)
@@ -155,7 +158,8 @@ def _headers_in(text: bytes) -> Iterator[tuple[str, bytes]]:
         value_at = name_at + name_length
         at = value_at + max(value_length, 0)
         value = None if value_length < 0 else text[value_at:at]
-        yield text[name_at:value_at].decode(), cast(bytes, value)
+        name = text[name_at:value_at].decode(errors="replace")
+        yield name, cast(bytes, value)
 
 
 def _joined(pieces: Sequence[Any]) -> Any:
