@@ -81,7 +81,7 @@ class Totals:
         self.crossed: Numbering[tuple[Threshold, ...]] = Numbering([()])
         self.nanos = ExactColumn()
         self.open_nanos = ExactColumn()
-        # An array each: of records, numpy would pick the rows of a column half as fast.
+        # An array each: from records, numpy takes six times as long to pick rows of a column.
         self._columns = {name: np.zeros(0, dtype) for name, dtype in _COLUMNS.items()}
         self._count = 0
         self._usage = RowIndex()
