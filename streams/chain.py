@@ -12,7 +12,7 @@ from pipeline.record import Record
 from schemas import topics
 from streams.clients import Place
 from streams.cut import extents
-from streams.read import partition_count, read_to_end, reader, record_of
+from streams.read import any_record_of, partition_count, read_to_end, reader
 from streams.stage import group_of
 
 _ANSWER_SECONDS = 30.0
@@ -73,7 +73,7 @@ def read_spans(kafka: Mapping[str, str], spans: Mapping[Place, Span]) -> Iterato
                 if place not in ends:
                     continue
                 if error is None and (message.offset() or 0) < ends[place]:
-                    yield record_of(message)
+                    yield any_record_of(message, kafka)
                 if error is not None or (message.offset() or 0) + 1 >= ends[place]:
                     del ends[place]
                     consumer.pause([TopicPartition(*place)])

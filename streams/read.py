@@ -23,7 +23,11 @@ _ANSWER_SECONDS = 30.0
 
 
 def record_of(message: Message) -> Record:
-    """A message of the client library as the core knows it."""
+    """A message of the client library as the core knows it.
+
+    Raises:
+        SystemError: the name of a header is not UTF-8, so the client library cannot read it.
+    """
     headers = tuple(message.headers() or ())
     # One topic and nearly always one tuple of headers are shared by a whole batch, which is then
     # half as large and stays in the processor's cache.
@@ -36,6 +40,38 @@ def record_of(message: Message) -> Record:
         message.value(),
         PLAIN_HEADERS if headers == PLAIN_HEADERS else headers,  # type: ignore[arg-type]
     )
+
+
+def any_record_of(message: Message, kafka: Mapping[str, str]) -> Record:
+    """A message of a topic that other programs write to: the names of its headers may be any bytes.
+
+    Raises:
+        KafkaException: it has to be read once more, and the broker does not answer.
+    """
+    try:
+        return record_of(message)
+    except SystemError:
+        place = (message.topic() or "", message.partition() or 0)
+        return _read_past_python(kafka, TopicPartition(*place, message.offset() or 0))
+
+
+def _read_past_python(kafka: Mapping[str, str], at: TopicPartition) -> Record:
+    """One record as intake reads it, which hears of the names of headers what of them is text."""
+    # What it needs takes longer to import than most commands do to run, and nearly never is needed.
+    from streams.fetch import Fetcher
+
+    consumer = reader(kafka)
+    fetcher = Fetcher(consumer)
+    try:
+        fetcher.divert([(at.topic, at.partition)])
+        consumer.assign([at])
+        records = fetcher.read(1, _ANSWER_SECONDS)
+    finally:
+        fetcher.close()
+        consumer.close()
+    if not len(records):
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer from {at.topic}"))
+    return next(iter(records))
 
 
 def read_to_end(
@@ -58,7 +94,7 @@ def read_to_end(
             for message in messages:
                 error = message.error()
                 if error is None:
-                    yield record_of(message)
+                    yield any_record_of(message, kafka)
                 elif error.code() == KafkaError._PARTITION_EOF:
                     return
                 else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -18,7 +17,7 @@ from pipeline.record import PLAIN_HEADERS, Headers, Record, Records
 from streams.clients import Place
 from streams.confluent import ConfluentClients
 from streams.fetch import Fetcher
-from streams.fetched import Fetched, _headers_in
+from streams.fetched import Fetched
 from streams.read import read_to_end
 from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, publish
 
@@ -113,12 +112,6 @@ def test_every_field_is_as_the_client_library_reads_it(kafka: str) -> None:
     assert list(mixed) == [wanted[place] for place in order]
     headers_seen = {record.headers for record in wanted.values()}
     assert len(headers_seen) == len(HEADERS)
-
-
-def test_a_header_whose_name_is_no_text_stops_nobody() -> None:
-    name, value = b"\xffce_id", b"1"
-    seen = struct.pack("=qq", len(name), len(value)) + name + value
-    assert list(_headers_in(seen)) == [("\N{REPLACEMENT CHARACTER}ce_id", b"1")]
 
 
 @pytest.mark.parametrize("usual", [(), PLAIN_HEADERS], ids=["none", "those of one event"])

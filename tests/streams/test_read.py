@@ -6,8 +6,12 @@ import pytest
 from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.record import Headers
+from streams.chain import Span, read_spans
+from streams.confluent import ConfluentClients
 from streams.local_kafka import LocalKafka
 from streams.read import partition_count, read_to_end, topic_id
+from tests.streams.foreign_headers import publish_with_headers
 from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, publish, wait_until
 
 
@@ -31,6 +35,24 @@ def write(producer: Producer, topic: str, value: bytes) -> None:
 def test_an_empty_partition_ends_at_once(kafka: str) -> None:
     create(kafka, 1, "read.empty")
     assert values(kafka, "read.empty") == []
+
+
+def test_a_header_whose_name_is_no_text_is_read_as_intake_reads_it(kafka: str) -> None:
+    create(kafka, 1, "read.headers")
+    publish_with_headers(kafka, "read.headers", b"0", [(b"ce_id", b"a"), (b"\xffce_id", b"b")])
+    publish(kafka, "read.headers", [(0, b"1")])
+    place, address = ("read.headers", 0), {"bootstrap.servers": kafka}
+    seen: list[tuple[bytes | None, Headers]] = [
+        (b"0", (("ce_id", b"a"), ("\N{REPLACEMENT CHARACTER}ce_id", b"b"))),
+        (b"1", ()),
+    ]
+    clients = ConfluentClients(address)
+    for records in (
+        read_to_end(address, *place),
+        read_spans(address, {place: Span(0, 2)}),
+        clients.read_to_end(*place, 0),
+    ):
+        assert [(record.value, record.headers) for record in records] == seen
 
 
 def test_a_tail_of_transaction_markers_is_an_end_too(kafka: str) -> None:
