@@ -11,14 +11,19 @@ from dataclasses import replace
 
 from confluent_kafka import Consumer, Producer
 
+from benchmarks.workload import Workload
 from schemas import topics
 from streams.topics import create_topics
 
-#: On two cores the compiler is as good as done after these.
-WARM_UP_SECONDS = 25.0
+#: On two slow cores the compiler is as good as done after these: a transaction then takes 17 ms, in
+#: the first 25 seconds 40.
+WARM_UP_SECONDS = 60.0
 
 _TOPIC = replace(topics.METERED, name="benchmark.warm-up", retention_ms=-1)
-_RECORD = bytes(4_000)
+#: What stages write: events next to each other, many of them or few.
+_RECORDS = [
+    b"".join(event for _, event, _ in Workload(1_000).rows(0, events)) for events in (200, 20)
+]
 _ANSWER_SECONDS_MAX = 15.0
 
 
@@ -26,7 +31,9 @@ def warm_up(address: str, seconds: float) -> int:
     """Read, write and commit offsets in transactions for so long; how many there were."""
     kafka = {"bootstrap.servers": address}
     create_topics(kafka, [_TOPIC])
-    producer = Producer(kafka | {"transactional.id": "benchmark.warm-up", "linger.ms": 0})
+    producer = Producer(
+        kafka | {"transactional.id": "benchmark.warm-up", "linger.ms": 0, "compression.type": "lz4"}
+    )
     producer.init_transactions(_ANSWER_SECONDS_MAX)
     consumer = Consumer(
         kafka
@@ -46,7 +53,8 @@ def warm_up(address: str, seconds: float) -> int:
             consumer.consume(10_000, 0)
             producer.begin_transaction()
             for partition in range(_TOPIC.partitions):
-                producer.produce(_TOPIC.name, _RECORD, partition=partition)
+                record = _RECORDS[transactions % len(_RECORDS)]
+                producer.produce(_TOPIC.name, record, partition=partition)
             producer.flush()
             producer.send_offsets_to_transaction(
                 consumer.position(consumer.assignment()), consumer.consumer_group_metadata()

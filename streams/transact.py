@@ -7,6 +7,7 @@ session are the only place that knows transactions.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 
 import pyarrow as pa
@@ -25,6 +26,16 @@ _PAUSE_SECONDS = 0.5
 #: So often a loop that waits for records looks whether it shall stop.
 _LOOK_UP_SECONDS = 0.2
 
+#: What glibc's `mallopt` takes (malloc.h), in bytes: what is asked for in one piece below the first
+#: is kept when it is free, up to the second, and comes from the system in pieces of the third. What
+#: a table outgrew is larger, and given back.
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_TOP_PAD = -3, -1, -2
+_MALLOC_OPTIONS = {
+    _M_MMAP_THRESHOLD: 256 * 1024 * 1024,
+    _M_TRIM_THRESHOLD: 1024 * 1024 * 1024,
+    _M_TOP_PAD: 64 * 1024 * 1024,
+}
+
 
 def tune_process() -> None:
     """Once for a process that transacts, before it does.
@@ -32,11 +43,15 @@ def tune_process() -> None:
     What a step makes has no cycles, so looking for them again and again finds nothing: more objects
     than a batch has, and all that it becomes, must have come and not gone. And it is as large as
     what the step before made, so memory that is given back to the system in between is asked for
-    again, page by page.
+    again, page by page: a twentieth of all that counting costs.
     """
     gc.freeze()
     gc.set_threshold(1_000_000, 50, 50)
     pa.set_memory_pool(pa.system_memory_pool())
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # Other C libraries have none.
+        for option, value_bytes in _MALLOC_OPTIONS.items():
+            mallopt(option, value_bytes)
 
 
 class Transactor:
