@@ -15,8 +15,8 @@ from benchmarks.workload import Workload
 from schemas import topics
 from streams.topics import create_topics
 
-#: On two slow cores the compiler is as good as done after these: a transaction then takes 17 ms, in
-#: the first 25 seconds 40.
+#: On two slow cores most of what a transaction needs is compiled after these. What only the first
+#: program asks of the broker is still compiled beside it.
 WARM_UP_SECONDS = 60.0
 
 _TOPIC = replace(topics.METERED, name="benchmark.warm-up", retention_ms=-1)

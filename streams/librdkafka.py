@@ -1,6 +1,6 @@
 """The C library beneath the client: the few of its functions that take records past Python.
 
-All are part of its documented interface (rdkafka.h). Only the handle of a consumer is not: it is
+All are part of its documented interface (rdkafka.h). Only the handle of a client is not: it is
 the first field of the client's object, as in every version of confluent-kafka so far.
 """
 
@@ -10,7 +10,7 @@ import ctypes
 from typing import Any
 
 import llvmlite.binding
-from confluent_kafka import Consumer, cimpl
+from confluent_kafka import Consumer, Producer, cimpl
 from numba import types
 
 #: A pointer, here and in machine code.
@@ -47,9 +47,9 @@ consume_batch = _function(
 topic_name = _function("rd_kafka_topic_name", ctypes.c_char_p, ctypes.c_void_p)
 
 
-def handle_of(consumer: Consumer) -> Address:
-    """The library's own consumer, `rd_kafka_t *`; valid until `consumer` is closed."""
-    behind_object_head = id(consumer) + object.__basicsize__
+def handle_of(client: Consumer | Producer) -> Address:
+    """The library's own client, `rd_kafka_t *`; valid until `client` is closed or gone."""
+    behind_object_head = id(client) + object.__basicsize__
     return ctypes.c_void_p.from_address(behind_object_head).value or 0
 
 

@@ -6,6 +6,7 @@ import ctypes
 
 from confluent_kafka import Producer, cimpl
 
+from streams.librdkafka import handle_of
 from tests.streams.on_kafka import WAIT_SECONDS_MAX
 
 _library = ctypes.CDLL(cimpl.__file__)
@@ -52,7 +53,8 @@ def publish_with_headers(
         _Argument(_FLAGS, _Any(number=_COPY)),
         *(_Argument(_HEADER, _Any(header=_Header(*one, len(one[1])))) for one in headers),
     ]
-    handle = ctypes.c_void_p.from_address(id(producer) + object.__basicsize__)
-    refused = _produce(handle, (_Argument * len(arguments))(*arguments), len(arguments))
+    refused = _produce(
+        handle_of(producer), (_Argument * len(arguments))(*arguments), len(arguments)
+    )
     assert refused is None
     assert producer.flush(WAIT_SECONDS_MAX) == 0
