@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from schemas.meter import Period
 
 DAY_MS = 86_400_000
+#: No period has more days.
+PERIOD_DAYS_MAX = 31
 _UNITS = {"month": "datetime64[M]", "day": "datetime64[D]"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from pipeline.bill import identifier
+from pipeline.periods import DAY_MS, PERIOD_DAYS_MAX
 from pipeline.reconcile_totals import Key, Selection
 from schemas.billing import Delivery, Delta
 from schemas.quantity import from_plain
@@ -101,50 +102,55 @@ class _Frozen(NamedTuple):
 
 
 class Bills:
-    """A fold over usage.outbox and usage.deliveries of the selected periods.
+    """A fold over usage.outbox and usage.deliveries.
 
     Deliveries must be taken up to their end before the outbox is, so that each one's delta is
-    known. Keeps what is not final; the rest only as sums.
+    known. Keeps what is not final; the rest only as sums. Besides what is selected it takes what
+    may share one of Stripe's sums with it: other customers may be the same one to Stripe, and other
+    periods within the same longer one of a meter. Of that it tells nothing else.
     """
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._lanes: dict[Lane, Settled] = {}
+        #: Those of them that were asked for.
+        self._selected: dict[Lane, Settled] = {}
         self._frozen: dict[str, _Frozen] = {}
         self._deliveries: dict[str, Delivery] = {}
         self._sequences: dict[Key, int] = {}
 
     def take_delivery(self, delivery: Delivery) -> None:
         """The next record of usage.deliveries of a partition; a later one of a delta replaces."""
-        start_ms = milliseconds(delivery.period_start)
-        if self._selection.has(delivery.customer, start_ms):
+        if self._is_near(milliseconds(delivery.period_start)):
             self._deliveries[delivery.identifier] = delivery
 
     def take_delta(self, shard: int, offset: int, delta: Delta) -> None:
         """The next record of usage.outbox of a shard."""
         key = Key(delta.customer, delta.meter, milliseconds(delta.period_start))
-        if not self._selection.has(key.customer, key.start_ms):
+        if not self._is_near(key.start_ms):
             return
         lane = Lane(key, delta.stripe_customer_id, delta.event_name)
         units = from_plain(delta.value)
         settled = self._lanes.setdefault(lane, Settled(milliseconds(delta.period_end)))
         settled.frozen.add(units)
+        if self._selection.has(key.customer, key.start_ms):
+            self._selected[lane] = settled
         self._sequences[key] = max(self._sequences.get(key, 0), delta.sequence + 1)
         self._frozen[delta.identifier] = _Frozen(shard, offset, lane, units)
 
     def lanes(self) -> Mapping[Lane, Settled]:
-        """Every lane, as of the last `settle`."""
-        return self._lanes
+        """Every selected lane, as of the last `settle`."""
+        return self._selected
 
     def frozen_by_key(self) -> dict[Key, int]:
-        """What has been frozen of each total, in nanos."""
+        """What has been frozen of each selected total, in nanos."""
         sums: dict[Key, int] = {}
-        for lane, settled in self._lanes.items():
+        for lane, settled in self._selected.items():
             sums[lane.key] = sums.get(lane.key, 0) + settled.frozen.units
         return sums
 
     def settle(self, confirmed: Mapping[int, int], summarised_until_ms: int) -> list[Fault]:
-        """Sort the deltas by what became of them; what is not as it must be.
+        """Sort the deltas by what became of them; what is not as it must be of those selected.
 
         `confirmed` is the position of the Stripe sink in each shard of the outbox. What was
         delivered before `summarised_until_ms` is in Stripe's summaries.
@@ -175,13 +181,17 @@ class Bills:
             else:
                 settled.delivered.add(delta.units)
                 self._forget(name)
-        return faults + list(self._never_frozen())
+        faults += self._never_frozen()
+        return [
+            fault for fault in faults if self._selection.has(fault.key.customer, fault.key.start_ms)
+        ]
 
     def windows(self) -> dict[Window, tuple[list[Lane], Settled]]:
-        """What each summary must have: the lanes in it, and their deltas added up.
+        """What each summary must have: the selected lanes in it, and the deltas of all in it.
 
-        Meters may share a Stripe meter. A period within a longer one of the same Stripe meter has
-        no summary of its own: there the longer one's usage would be in it.
+        One without a selected lane is left out. Meters may share a Stripe meter. A period within a
+        longer one of the same Stripe meter has no summary of its own: there the longer one's usage
+        would be in it.
         """
         spans: dict[tuple[str, str], set[tuple[int, int]]] = {}
         for lane, settled in self._lanes.items():
@@ -194,10 +204,15 @@ class Bills:
             )
             window = Window(*lane[1:], start_ms, end_ms)
             lanes, together = found.setdefault(window, ([], Settled(end_ms)))
-            lanes.append(lane)
+            if lane in self._selected:
+                lanes.append(lane)
             for name in ("frozen", "delivered", "recent", "held", "refused", "unsent"):
                 getattr(together, name).add_all(getattr(settled, name))
-        return found
+        return {window: summed for window, summed in found.items() if summed[0]}
+
+    def _is_near(self, start_ms: int) -> bool:
+        selection, period_ms = self._selection, PERIOD_DAYS_MAX * DAY_MS
+        return selection.from_ms - period_ms < start_ms < selection.until_ms + period_ms
 
     def _forget(self, name: str) -> None:
         del self._frozen[name], self._deliveries[name]

@@ -116,7 +116,7 @@ class Fetcher:
         self._divert_again()
 
     def read(self, count: int, wait_seconds: float) -> Fetched:
-        """At most `count` records, of `_READ_BYTES_MAX` bytes; waits until there are so many.
+        """At most `count` records, of `_READ_BYTES_MAX` bytes; waits for the first.
 
         Raises:
             KafkaException: one of them is an error.
@@ -126,16 +126,26 @@ class Fetcher:
             self._divert_again()
         if count > len(self._messages):
             self._messages = np.empty(count, dtype=np.uint64)
-        wait_ms = int(wait_seconds * 1000)
-        found = librdkafka.consume_batch(self._queue[0], wait_ms, self._messages.ctypes.data, count)
-        if found < 0:
-            raise KafkaException(KafkaError(KafkaError._FAIL, "the queue cannot be read"))
+        # Asked for more, the library would wait until all of it is there.
+        found = self._consume(0, 1, int(wait_seconds * 1000))
+        if found:
+            found += self._consume(found, count, 0)
         return self._taken(self._messages[:found])
 
     def close(self) -> None:
         """Give all queues back, before the consumer is closed."""
         self._let_go(self._diverted)
         self._let_go(self._queue)
+
+    def _consume(self, begin: int, end: int, wait_ms: int) -> int:
+        """Have the library fill messages from `begin` to `end`; how many there were."""
+        messages = self._messages[begin:end]
+        at = messages.ctypes.data
+        found: int = librdkafka.consume_batch(self._queue[0], wait_ms, at, len(messages))
+        if found < 0:
+            _give_back(self._messages[:begin])
+            raise KafkaException(KafkaError(KafkaError._FAIL, "the queue cannot be read"))
+        return found
 
     def _divert_again(self) -> None:
         """A partition that was taken away, and that takes its time to stop, forgets its queue.

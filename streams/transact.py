@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 
 import pyarrow as pa
 import structlog
@@ -25,6 +26,9 @@ _PAUSE_SECONDS = 0.5
 
 #: So often a loop that waits for records looks whether it shall stop.
 _LOOK_UP_SECONDS = 0.2
+
+#: So long it lets records come before it takes them too: one by one they would cost far more.
+_TICK_SECONDS = 0.01
 
 #: What glibc's `mallopt` takes (malloc.h), in bytes: what is asked for in one piece below the first
 #: is kept when it is free, up to the second, and comes from the system in pieces of the third. What
@@ -79,6 +83,8 @@ class Transactor:
         self._linger_seconds = linger_ms / 1000
         self._batch_max = batch_max
         self._batch_bytes_max = batch_bytes_max
+        #: What a record of the last batch had; the first is read alone, to see.
+        self._record_bytes = batch_bytes_max
 
     def run(self) -> None:
         """Work until stopped.
@@ -112,23 +118,27 @@ class Transactor:
     def _gather(self, session: Session) -> None:
         """Fill the session's batch for one linger time, counted from its first record.
 
-        What came while the transaction before was under way is there at once, so under load a
-        batch is as large as that took, whatever the linger time.
+        What came while the transaction before was under way is there at once, and read at once,
+        so under load a batch is as large as that took, whatever the linger time.
         """
+        clock = self._clients.clock
         size = 0
-        while not session.count:
+        deadline = math.inf
+        while session.count < self._batch_max and size < self._batch_bytes_max:
             if self._stop.is_set():
                 return
-            # Asked for more, the client would wait until all of it is there.
-            size = session.read(1, _LOOK_UP_SECONDS)
-        deadline = self._clients.clock.monotonic() + self._linger_seconds
-        while session.count < self._batch_max and size < self._batch_bytes_max:
-            wait = deadline - self._clients.clock.monotonic()
             count = session.count
             # As many as fit if they are as large as those before.
-            fit = (self._batch_bytes_max - size) * count // max(size, 1) + 1
+            fit = (self._batch_bytes_max - size) // self._record_bytes + 1
             at_once = min(self._batch_max - count, fit)
-            size += session.read(at_once, min(max(wait, 0), _LOOK_UP_SECONDS))
-            is_drained = session.count < count + at_once
-            if (wait <= 0 and is_drained) or self._stop.is_set():
-                return
+            size += session.read(at_once, 0 if count else _LOOK_UP_SECONDS)
+            if not session.count:
+                size, deadline = 0, math.inf
+                continue
+            self._record_bytes = max(size // session.count, 1)
+            now = clock.monotonic()
+            deadline = min(deadline, now + self._linger_seconds)
+            if session.count < count + at_once:
+                if now >= deadline:
+                    return
+                clock.sleep(min(deadline - now, _TICK_SECONDS))

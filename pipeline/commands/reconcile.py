@@ -27,6 +27,7 @@ from pipeline.commands.definitions import read_definitions
 from pipeline.commands.look_at_chain import Chain, Look
 from pipeline.commands.show_chain import show
 from pipeline.errors import Retry, Stop
+from pipeline.periods import PERIOD_DAYS_MAX
 from pipeline.reconcile_bill import milliseconds
 from pipeline.reconcile_chain import confirmed_in_both, differences
 from pipeline.reconcile_report import report
@@ -41,9 +42,8 @@ from streams.discrepancies import open_discrepancies, publish
 
 log = structlog.get_logger()
 
-#: Kafka keeps a total this long after its last change, and a period is at most that long.
+#: Kafka keeps a total this long after its last change.
 _HORIZON = timedelta(milliseconds=topics.TOTALS.retention_ms)
-_LONGEST_PERIOD = timedelta(days=31)
 
 #: Between two looks, when the first one saw a difference.
 _AGAIN_SECONDS = 3.0
@@ -137,7 +137,7 @@ def select(period: str, customer: str | None, now: datetime) -> Selection:
     if period == "all":
         return Selection(customer=customer)
     if not period:
-        begin = now - _HORIZON - _LONGEST_PERIOD
+        begin = now - _HORIZON - timedelta(days=PERIOD_DAYS_MAX)
         return Selection(from_ms=milliseconds(begin), customer=customer)
     parts = _PERIOD.fullmatch(period)
     try:

@@ -28,10 +28,11 @@ def delta(
     event_name: str = "llm",
     start: datetime = NOVEMBER,
     end: datetime = DECEMBER,
+    customer: str = "cus",
 ) -> Delta:
     return Delta(
-        identifier=identifier(meter, "cus", milliseconds(start), sequence),
-        customer="cus",
+        identifier=identifier(meter, customer, milliseconds(start), sequence),
+        customer=customer,
         stripe_customer_id="cus_stripe",
         meter=meter,
         event_name=event_name,
@@ -153,9 +154,40 @@ def test_meters_that_share_a_stripe_meter_share_a_sum() -> None:
     assert together.unsent.units == 7 * NANOS
 
 
-def test_only_what_is_selected_is_kept() -> None:
+def test_customers_who_are_one_to_stripe_share_a_sum_though_one_of_them_is_looked_at() -> None:
+    bills = Bills(Selection(customer="cus"))
+    for number, customer in enumerate(("other", "cus", "third")):
+        bills.take_delivery(delivery(delta(0, str(10**number), customer=customer)))
+    for number, customer in enumerate(("other", "cus", "third")):
+        bills.take_delta(0, number, delta(0, str(10**number), customer=customer))
+    assert bills.settle({0: 3}, LATER_MS) == []
+    ((lanes, together),) = bills.windows().values()
+    assert lanes == [LANE] == list(bills.lanes())
+    assert together.delivered.units == 111 * NANOS
+    assert settled(bills).delivered.units == 10 * NANOS
+    assert bills.frozen_by_key() == {KEY: 10 * NANOS}
+
+
+def test_a_day_shares_its_sum_with_the_month_around_it_though_the_day_is_looked_at() -> None:
+    days = [datetime(2026, 11, day, tzinfo=UTC) for day in (29, 30)]
+    bills = Bills(Selection(milliseconds(days[1]), milliseconds(DECEMBER)))
+    bills.take_delta(0, 0, delta(0, "1"))
+    for number, (start, end) in enumerate(zip(days, [days[1], DECEMBER], strict=True), start=1):
+        bills.take_delta(0, number, delta(0, str(2**number), meter="daily", start=start, end=end))
+    bills.settle({0: 0}, LATER_MS)
+    ((window, (lanes, together)),) = bills.windows().items()
+    assert (window.start_ms, window.end_ms) == (milliseconds(NOVEMBER), milliseconds(DECEMBER))
+    assert [lane.key for lane in lanes] == [Key("cus", "daily", milliseconds(days[1]))]
+    assert together.unsent.units == 7 * NANOS
+
+
+def test_only_what_is_selected_is_told() -> None:
     bills = Bills(Selection(customer="other"))
     bills.take_delta(0, 0, delta(0))
+    bills.take_delta(0, 1, delta(1))
     bills.take_delivery(delivery(delta(0)))
-    assert bills.settle({0: 1}, LATER_MS) == []
+    bills.take_delivery(delivery(delta(7)))
+    assert bills.settle({0: 2}, LATER_MS) == []
     assert not bills.lanes()
+    assert not bills.windows()
+    assert not bills.frozen_by_key()

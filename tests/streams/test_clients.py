@@ -108,6 +108,27 @@ def test_positions_are_committed_with_their_transaction_and_with_their_note(
     kafka_either.run(scenario)
 
 
+def test_a_read_waits_for_its_first_record_and_not_for_all_that_it_may_have(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "first")
+
+    def scenario() -> None:
+        member = Member(clients, "first", "a", "first")
+        poll_until(clients, lambda: member.times_assigned == 1, member)
+        clients.writer("first", "a").write(records("first", b"a", b"b", b"c"))
+        began = clients.clock.monotonic()
+        found: list[bytes | None] = []
+        while len(found) < 3:
+            found += [record.value for record in member.consumer.read(10, 3_600)]
+        assert found == [b"a", b"b", b"c"]
+        assert clients.clock.monotonic() < began + 1_800
+        member.consumer.close()
+
+    kafka_either.run(scenario)
+
+
 def test_who_is_no_member_proves_nothing(kafka_either: Kafka) -> None:
     clients = kafka_either.clients
     kafka_either.create(1, "stranger-to", "stranger-to.out")
