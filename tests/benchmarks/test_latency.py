@@ -38,7 +38,7 @@ def test_probes_are_due_by_the_schedule_alone_and_those_of_the_warm_up_do_not_co
 
 def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> None:
     few = ["--seconds", "1", "--warm-up", "1", "--flat-out", "3000", "--rates", "500", "1000"]
-    few += ["--broker-warm-up", "0.5"]
+    few += ["--first-warm-up", "1"]
     run_benchmark("latency", *few, "--folder", str(tmp_path))
     results = json.loads((tmp_path / "latency.json").read_text())
     assert results["capacity_per_second"] > 0
