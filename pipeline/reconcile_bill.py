@@ -2,7 +2,8 @@
 
 A delta counts towards what Stripe must have when its delivery is confirmed and old enough to be in
 Stripe's summaries, which lag. Before that Stripe may have it or not, and the same holds for ever
-for a held one; so Stripe's sum may lie anywhere between.
+for a held one; so Stripe's sum may lie anywhere between. What was refused Stripe has not, until all
+of it was sent by hand, as its remedy says.
 """
 
 from __future__ import annotations
@@ -191,11 +192,15 @@ class Bills:
 
         One without a selected lane is left out. Meters may share a Stripe meter. A period within a
         longer one of the same Stripe meter has no summary of its own: there the longer one's usage
-        would be in it.
+        would be in it. What was refused of a total counts in each of its windows: by hand it is
+        sent to whom it should have been.
         """
         spans: dict[tuple[str, str], set[tuple[int, int]]] = {}
         for lane, settled in self._lanes.items():
             spans.setdefault(lane[1:], set()).add((lane.key.start_ms, settled.end_ms))
+        refused: dict[tuple[Key, str], Sum] = {}
+        for lane, settled in self._lanes.items():
+            refused.setdefault((lane.key, lane.event_name), Sum()).add_all(settled.refused)
         found: dict[Window, tuple[list[Lane], Settled]] = {}
         for lane, settled in self._lanes.items():
             start_ms, end_ms = max(
@@ -206,8 +211,9 @@ class Bills:
             lanes, together = found.setdefault(window, ([], Settled(end_ms)))
             if lane in self._selected:
                 lanes.append(lane)
-            for name in ("frozen", "delivered", "recent", "held", "refused", "unsent"):
+            for name in ("frozen", "delivered", "recent", "held", "unsent"):
                 getattr(together, name).add_all(getattr(settled, name))
+            together.refused.add_all(refused[lane.key, lane.event_name])
         return {window: summed for window, summed in found.items() if summed[0]}
 
     def _is_near(self, start_ms: int) -> bool:

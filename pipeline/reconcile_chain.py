@@ -253,8 +253,7 @@ def _stripe(seen: Seen) -> Iterator[Difference]:
         found = seen.summaries.get(window)
         if found is None:
             continue
-        low, high, tolerance = bounds(settled)
-        if low - tolerance <= found <= high + tolerance:
+        if is_right(found, settled):
             continue
         key = lanes[0].key
         expected = settled.all_delivered
@@ -281,8 +280,20 @@ def _at_stripe(seen: Seen, window: Window, gap: int) -> str:
     return f"Stripe's summary has {has} ({plain(abs(gap))} too {'much' if gap > 0 else 'little'})"
 
 
-def bounds(settled: Settled) -> tuple[int, int, int]:
-    """The least and the most that Stripe may have, and the rounding of its floats, in nanos."""
+def is_right(found: int, settled: Settled) -> bool:
+    """Whether Stripe may have this many nanos: without what was refused, or with all of it."""
+    for by_hand in (False, True):
+        low, high, tolerance = bounds(settled, by_hand=by_hand)
+        if low - tolerance <= found <= high + tolerance:
+            return True
+    return False
+
+
+def bounds(settled: Settled, *, by_hand: bool = False) -> tuple[int, int, int]:
+    """The least and the most that Stripe may have, and the rounding of its floats, in nanos.
+
+    With what was refused if all of it was sent `by_hand`.
+    """
     low = high = settled.delivered.units
     magnitude = settled.delivered.above - settled.delivered.below
     deltas = settled.delivered.deltas
@@ -291,6 +302,11 @@ def bounds(settled: Settled) -> tuple[int, int, int]:
         high += perhaps.above
         magnitude += perhaps.above - perhaps.below
         deltas += perhaps.deltas
+    if by_hand:
+        low += settled.refused.units
+        high += settled.refused.units
+        magnitude += settled.refused.above - settled.refused.below
+        deltas += settled.refused.deltas
     return low, high, rounding_nanos(deltas, magnitude)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.bill import identifier
 from pipeline.reconcile_bill import Bills, Fault, Lane, Settled, milliseconds
-from pipeline.reconcile_chain import bounds
+from pipeline.reconcile_chain import bounds, is_right
 from pipeline.reconcile_totals import Key, Selection
 from schemas.billing import Delivery, Delta
 from schemas.quantity import NANOS
@@ -120,6 +120,34 @@ def test_what_was_delivered_a_moment_ago_may_be_in_the_sum_or_not() -> None:
     assert bounds(settled(bills))[:2] == (0, NANOS)
     bills.settle({0: 1}, LATER_MS)
     assert bounds(settled(bills))[:2] == (NANOS, NANOS)
+
+
+def test_what_was_refused_is_right_when_none_or_all_of_it_was_sent_by_hand() -> None:
+    bills = Bills(Selection())
+    outcomes: list[Outcome] = ["delivered", "refused", "refused"]
+    for number, outcome in enumerate(outcomes):
+        bills.take_delivery(delivery(delta(number, str(10**number)), outcome))
+        bills.take_delta(0, number, delta(number, str(10**number)))
+    bills.settle({0: 3}, LATER_MS)
+    ((_, together),) = bills.windows().values()
+    right = [units for units in range(200) if is_right(units * NANOS, together)]
+    assert right == [1, 111]
+
+
+def test_what_was_refused_of_a_wrong_stripe_customer_may_be_sent_by_hand_to_the_right_one() -> None:
+    bills = Bills(Selection())
+    wrong = delta(0, "5").model_copy(update={"stripe_customer_id": "cus_wrong"})
+    bills.take_delivery(delivery(wrong, "refused"))
+    bills.take_delivery(delivery(delta(1, "2")))
+    bills.take_delta(0, 0, wrong)
+    bills.take_delta(0, 1, delta(1, "2"))
+    bills.settle({0: 2}, LATER_MS)
+    together = {window.stripe_customer_id: each for window, (_, each) in bills.windows().items()}
+    assert is_right(2 * NANOS, together["cus_stripe"])
+    assert is_right(7 * NANOS, together["cus_stripe"])
+    assert not is_right(5 * NANOS, together["cus_stripe"])
+    assert is_right(0, together["cus_wrong"])
+    assert not is_right(2 * NANOS, together["cus_wrong"])
 
 
 @settings(deadline=None)
