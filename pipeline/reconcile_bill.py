@@ -200,7 +200,8 @@ class Bills:
             spans.setdefault(lane[1:], set()).add((lane.key.start_ms, settled.end_ms))
         refused: dict[tuple[Key, str], Sum] = {}
         for lane, settled in self._lanes.items():
-            refused.setdefault((lane.key, lane.event_name), Sum()).add_all(settled.refused)
+            if settled.refused.deltas:
+                refused.setdefault((lane.key, lane.event_name), Sum()).add_all(settled.refused)
         found: dict[Window, tuple[list[Lane], Settled]] = {}
         for lane, settled in self._lanes.items():
             start_ms, end_ms = max(
@@ -213,7 +214,8 @@ class Bills:
                 lanes.append(lane)
             for name in ("frozen", "delivered", "recent", "held", "unsent"):
                 getattr(together, name).add_all(getattr(settled, name))
-            together.refused.add_all(refused[lane.key, lane.event_name])
+            if of_total := refused.get((lane.key, lane.event_name)):
+                together.refused.add_all(of_total)
         return {window: summed for window, summed in found.items() if summed[0]}
 
     def _is_near(self, start_ms: int) -> bool:
