@@ -1,0 +1,54 @@
+"""`meterline reconcile --customer` where Stripe knows two of our customers as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.commands import reconcile
+from pipeline.generate import DEMO_DEFINITIONS
+from schemas.reconciliation import Reconciliation
+from tests.pipeline.commands.whole_system import WholeSystem, whole_system
+
+ONE, OTHER = "cus_01", "cus_02"
+SHARED = "cus_stripe_01"
+
+
+def checked(system: WholeSystem, customer: str) -> Reconciliation:
+    options = ["--json", "--stripe-lag", "0", "--customer", customer]
+    ended = CliRunner().invoke(app, ["reconcile", *options], env=system.environment)
+    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+        raise ended.exception
+    return Reconciliation.model_validate_json(ended.output)
+
+
+def test_the_sum_of_both_is_compared_and_only_the_one_asked_for_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_AGAIN_SECONDS", 0.0)
+    definitions = yaml.safe_load(DEMO_DEFINITIONS.read_text())
+    for customer in definitions["customers"]:
+        if customer["id"] in (ONE, OTHER):
+            customer["stripe_customer_id"] = SHARED
+    config = tmp_path / "meterline.yaml"
+    config.write_text(yaml.safe_dump(definitions))
+    with whole_system(tmp_path) as system:
+        system.environment["METERLINE_CONFIG"] = str(config)
+        with system.run():
+            system.send(500)
+            system.settle()
+        for customer in (ONE, OTHER):
+            found = checked(system, customer)
+            assert found.differences == ()
+            billed = [row for row in found.periods if row.delivered is not None]
+            assert billed
+            assert all(row.stripe == row.delivered == row.clickhouse for row in billed)
+        journal = system.stripe._account.journal
+        journal.remove(next(event for event in journal if event.stripe_customer_id == SHARED))
+        for customer in (ONE, OTHER):
+            (difference,) = checked(system, customer).differences
+            assert (difference.link, difference.customer) == ("stripe", customer)
