@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -52,7 +51,6 @@ def test_a_batch_has_what_comes_within_the_linger_time_of_its_first_record(kafka
         wait_until(lambda: sizes == [1], "the first is counted, and the stage is under way")
         for _ in range(4):
             send(kafka, "gather.linger", 1)
-            time.sleep(0.2)
         wait_until(lambda: sum(sizes) == 5, "all are counted")
     assert sizes == [1, 4]
 

@@ -9,9 +9,7 @@ import pytest
 import yaml
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.commands import reconcile
 from pipeline.generate import DEMO_DEFINITIONS
 from schemas import topics
@@ -31,12 +29,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WholeSys
 
 
 def checked(system: WholeSystem) -> Reconciliation:
-    ended = CliRunner().invoke(
-        app, ["reconcile", "--json", "--stripe-lag", "0", "--limit", "1000"], env=system.environment
-    )
-    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
-        raise ended.exception
-    return Reconciliation.model_validate_json(ended.output)
+    return system.reconcile("--limit", "1000")
 
 
 def links(found: Reconciliation) -> list[str]:

@@ -6,24 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from pipeline.cli import app
 from pipeline.commands import reconcile
 from pipeline.generate import DEMO_DEFINITIONS
-from schemas.reconciliation import Reconciliation
-from tests.pipeline.commands.whole_system import WholeSystem, whole_system
+from tests.pipeline.commands.whole_system import whole_system
 
 ONE, OTHER = "cus_01", "cus_02"
 SHARED = "cus_stripe_01"
-
-
-def checked(system: WholeSystem, customer: str) -> Reconciliation:
-    options = ["--json", "--stripe-lag", "0", "--customer", customer]
-    ended = CliRunner().invoke(app, ["reconcile", *options], env=system.environment)
-    if ended.exception is not None and not isinstance(ended.exception, SystemExit):
-        raise ended.exception
-    return Reconciliation.model_validate_json(ended.output)
 
 
 def test_the_sum_of_both_is_compared_and_only_the_one_asked_for_is_told_of(
@@ -42,7 +31,7 @@ def test_the_sum_of_both_is_compared_and_only_the_one_asked_for_is_told_of(
             system.send(500)
             system.settle()
         for customer in (ONE, OTHER):
-            found = checked(system, customer)
+            found = system.reconcile("--customer", customer)
             assert found.differences == ()
             billed = [row for row in found.periods if row.delivered is not None]
             assert billed
@@ -50,5 +39,5 @@ def test_the_sum_of_both_is_compared_and_only_the_one_asked_for_is_told_of(
         journal = system.stripe._account.journal
         journal.remove(next(event for event in journal if event.stripe_customer_id == SHARED))
         for customer in (ONE, OTHER):
-            (difference,) = checked(system, customer).differences
+            (difference,) = system.reconcile("--customer", customer).differences
             assert (difference.link, difference.customer) == ("stripe", customer)

@@ -12,13 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
+from pipeline.cli import app
 from pipeline.commands.definitions import read_definitions
 from pipeline.commands.play import _READS
 from pipeline.generate import DEMO_DEFINITIONS, generate
 from pipeline.ingest_file import read_ndjson
 from schemas import topics
 from schemas.definitions import Definitions
+from schemas.reconciliation import Reconciliation
 from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.write import ClickHouseSink
@@ -99,6 +102,14 @@ class WholeSystem:
                 stop = threading.Event()
                 stack.enter_context(running(self._loop(stage, definitions, stop, stack), stop))
             yield
+
+    def reconcile(self, *options: str) -> Reconciliation:
+        """What `meterline reconcile` says of it."""
+        given = ["reconcile", "--json", "--stripe-lag", "0", *options]
+        ended = CliRunner().invoke(app, given, env=self.environment)
+        if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+            raise ended.exception
+        return Reconciliation.model_validate_json(ended.output)
 
     def settle(self) -> None:
         """Wait until every stage has confirmed all there is."""
