@@ -99,8 +99,11 @@ class Scanner:
         self._readings = readings
         self._simple = {name for name, reading in readings.items() if _is_simple(reading)}
         paths = chain(*(readings[name].values + readings[name].dimensions for name in self._simple))
-        self._members = {path: len(ATTRIBUTES) + n for n, path in enumerate(dict.fromkeys(paths))}
-        self._parts = PartFinder([*ATTRIBUTES, *map(_member, self._members)])
+        names = {path: _member(path) for path in paths}
+        # A member is found once, in however many ways its path is written.
+        places = {name: len(ATTRIBUTES) + n for n, name in enumerate(dict.fromkeys(names.values()))}
+        self._members = {path: places[name] for path, name in names.items()}
+        self._parts = PartFinder([*ATTRIBUTES, *places])
 
     def scan(self, events: Texts, may_be_usual: NDArray[np.bool_]) -> Scanned:
         """What is usual among n `events`, of those that may be so, shape (n,)."""

@@ -30,7 +30,12 @@ DEFINITIONS = Definitions.model_validate(
                 "value": "$.n",
                 "group_by": {"model": "$.model", "long": "$['a name of many letters']"},
             },
-            {"slug": "calls", "event_type": "call", "aggregation": "count"},
+            {
+                "slug": "calls",
+                "event_type": "call",
+                "aggregation": "count",
+                "group_by": {"model": '$["model"]', "n": "$['n']"},
+            },
             {"slug": "peak", "event_type": "disk", "aggregation": "max", "value": "$.bytes"},
             {"slug": "deep", "event_type": "deep", "aggregation": "sum", "value": "$.usage.n"},
         ],
@@ -203,6 +208,29 @@ def scanned(*texts: bytes) -> Scanned:
 )
 def test_what_most_services_send_is_usual(text: bytes) -> None:
     assert scanned(text).rows.tolist() == [0]
+
+
+@pytest.mark.parametrize("path", ["$.model", "$['model']", '$["model"]'])
+def test_a_member_is_found_in_whichever_way_its_path_is_written(path: str) -> None:
+    two = readings(
+        Definitions.model_validate(
+            {
+                "meters": [
+                    DEFINITIONS.meters[0].model_dump(),
+                    {
+                        "slug": "calls",
+                        "event_type": "llm",
+                        "aggregation": "count",
+                        "group_by": {"model": path},
+                    },
+                ],
+                "plans": [{"slug": "free"}],
+                "default_plan": "free",
+            }
+        )
+    )
+    found = Scanner(two).scan(Texts.of([USUAL]), np.ones(1, np.bool_))
+    assert found.texts(path).to_pylist() == ["small"]
 
 
 def test_the_slow_way_is_only_for_what_is_not_usual() -> None:
