@@ -35,7 +35,7 @@ class Tail:
     def read(self, topic: str, ends: Mapping[int, int] | None = None) -> Iterator[Record]:
         """What is new, up to where the topic ends now, or to before `ends` of its partitions.
 
-        Waits until all that is decided, so that it has all of every transaction.
+        Waits until all that is decided, so that it has all of every transaction of ours.
 
         Raises:
             KafkaException: the broker does not answer.

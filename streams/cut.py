@@ -3,6 +3,10 @@
 What is decided in one transaction becomes readable topic by topic, so a reader that compares topics
 must know when each of them has all of it. An end here is behind everything that had been written
 when it was looked up, decided or not; once all that is decided, it stays the same for ever.
+
+On usage.events an end is before the first record that is undecided. Others write there, one of whom
+may have a transaction open at any moment; but none of ours writes there, and intake reads no
+further either.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.errors import Retry, Stop
 from pipeline.record import Record
+from schemas.topics import EVENTS
 from streams.failures import stop_if_hopeless
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
@@ -36,13 +41,20 @@ class Extent(NamedTuple):
 def extents(kafka: Mapping[str, str], topics: Sequence[str]) -> dict[str, list[Extent]]:
     """Where each partition of `topics` begins and ends now; waits until all that is decided.
 
+    For what others write to usage.events it does not wait.
+
     Raises:
         Stop: a topic does not exist.
         Retry: a transaction stays undecided.
         KafkaException: the broker does not answer.
     """
     # One after the other, but all ends are of a time before the first one is waited for.
-    found = {topic: _extents(kafka, topic, "read_uncommitted") for topic in topics}
+    found = {
+        topic: _extents(
+            kafka, topic, "read_committed" if topic == EVENTS.name else "read_uncommitted"
+        )
+        for topic in topics
+    }
     give_up = time.monotonic() + _DECIDED_SECONDS_MAX
     for topic, places in found.items():
         while not _are_decided(places, _extents(kafka, topic, "read_committed")):

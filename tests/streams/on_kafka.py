@@ -52,6 +52,17 @@ def publish(address: str, topic: str, values: Iterable[tuple[int, bytes]]) -> No
     assert producer.flush(WAIT_SECONDS_MAX) == 0
 
 
+def open_transaction(address: str, topic: str) -> Producer:
+    """Writes three records to partition 0, in a transaction that is still open."""
+    producer = Producer({"bootstrap.servers": address, "transactional.id": topic})
+    producer.init_transactions(WAIT_SECONDS_MAX)
+    producer.begin_transaction()
+    for number in range(3):
+        producer.produce(topic, b"%d" % number, partition=0)
+    assert producer.flush(WAIT_SECONDS_MAX) == 0
+    return producer
+
+
 def read(address: str, topic: str) -> list[Record]:
     """All committed records, partition by partition."""
     kafka = {"bootstrap.servers": address}

@@ -1,4 +1,7 @@
-"""A cut through topics ends behind everything that was written, and waits until it is decided."""
+"""A cut through topics ends behind everything that was written, and waits until it is decided.
+
+On usage.events it ends where intake can read to.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import threading
 from uuid import uuid4
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Retry, Stop
+from schemas.topics import EVENTS
 from streams import cut
 from streams.cut import Extent, committed, explained, extents, read_between
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, publish
+from streams.local_kafka import LocalKafka
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, open_transaction, publish
 
 
 @pytest.fixture
@@ -22,20 +27,9 @@ def topic(kafka: str) -> str:
     return name
 
 
-def transaction(kafka: str, topic: str) -> Producer:
-    """Three records in partition 0, in a transaction that is still open."""
-    producer = Producer({"bootstrap.servers": kafka, "transactional.id": topic})
-    producer.init_transactions(WAIT_SECONDS_MAX)
-    producer.begin_transaction()
-    for number in range(3):
-        producer.produce(topic, b"%d" % number, partition=0)
-    assert producer.flush(WAIT_SECONDS_MAX) == 0
-    return producer
-
-
 def test_a_cut_waits_for_what_is_undecided_and_then_has_all_of_it(kafka: str, topic: str) -> None:
     settings = {"bootstrap.servers": kafka}
-    producer = transaction(kafka, topic)
+    producer = open_transaction(kafka, topic)
     found: list[dict[str, list[Extent]]] = []
     looking = threading.Thread(target=lambda: found.append(extents(settings, [topic])))
     looking.start()
@@ -54,10 +48,24 @@ def test_what_stays_undecided_is_an_error_with_a_remedy(
     kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cut, "_DECIDED_SECONDS_MAX", 0.2)
-    producer = transaction(kafka, topic)
+    producer = open_transaction(kafka, topic)
     with pytest.raises(Retry, match=f"A transaction on {topic} stays undecided"):
         extents({"bootstrap.servers": kafka}, [topic])
     producer.abort_transaction(WAIT_SECONDS_MAX)
+
+
+def test_it_does_not_wait_for_what_a_producer_leaves_undecided_on_usage_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cut, "_DECIDED_SECONDS_MAX", 0.2)
+    with LocalKafka() as broker:
+        create(broker.address, 2, EVENTS.name)
+        publish(broker.address, EVENTS.name, [(0, b"before"), (1, b"beside")])
+        producer = open_transaction(broker.address, EVENTS.name)
+        publish(broker.address, EVENTS.name, [(0, b"behind"), (1, b"beside")])
+        found = extents({"bootstrap.servers": broker.address}, [EVENTS.name])
+        producer.abort_transaction(WAIT_SECONDS_MAX)
+    assert found == {EVENTS.name: [Extent(0, 1), Extent(0, 2)]}
 
 
 def test_a_group_that_confirmed_nothing_has_no_positions(kafka: str, topic: str) -> None:

@@ -22,8 +22,9 @@ from pipeline.errors import Stop
 from schemas import topics
 from schemas.discrepancy import Discrepancy
 from schemas.reconciliation import Reconciliation
+from streams import cut
 from tests.pipeline.commands.whole_system import WholeSystem, whole_system
-from tests.streams.on_kafka import read, wait_until
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, open_transaction, read, wait_until
 
 _TABLES = ("events", "set_aside", "rejections", "totals")
 
@@ -115,6 +116,20 @@ def test_what_runs_reconciles_at_any_moment(
             in_flight += found.ledger.not_taken_in + found.ledger.not_decided
             in_flight += found.ledger.not_stored + found.unsent
         assert in_flight, "it was looked at while something was on its way"
+
+
+def test_a_transaction_that_a_producer_leaves_open_on_usage_events_holds_up_no_check(
+    system: WholeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cut, "_DECIDED_SECONDS_MAX", 0.2)
+    producer = open_transaction(system.kafka["bootstrap.servers"], topics.EVENTS.name)
+    try:
+        found = checked(system)
+    finally:
+        producer.abort_transaction(WAIT_SECONDS_MAX)
+    assert found.differences == ()
+    assert found.ledger is not None
+    assert (found.ledger.input, found.ledger.not_taken_in) == (2_000, 0)
 
 
 def test_an_event_that_clickhouse_lost(system: WholeSystem) -> None:

@@ -37,7 +37,14 @@ from streams.topics import create_topics
 from streams.transact import Transactor
 from tests.faults.deployment import DEFINITIONS
 from tests.pipeline.usage_log import utc
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, publish, read, running, wait_until
+from tests.streams.on_kafka import (
+    WAIT_SECONDS_MAX,
+    open_transaction,
+    publish,
+    read,
+    running,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[3]
 SHARDS = 4
@@ -204,6 +211,17 @@ def test_it_verifies_while_the_stages_count_and_afterwards_and_writes_nothing(
     assert report["compared"]["totals"] == len(named)
     assert report["compared"]["alerts"] == len(alerts)
     assert [end_of(counted, topic, 0) for topic in topics.CATALOGUE] == ends
+
+
+def test_it_verifies_while_a_producer_leaves_a_transaction_open_on_usage_events(
+    counted: str,
+) -> None:
+    producer = open_transaction(counted, topics.EVENTS.name)
+    try:
+        code, output, error = replay(counted, "--verify", "--from", "events")
+    finally:
+        producer.abort_transaction(WAIT_SECONDS_MAX)
+    assert (code, error) == (0, ""), output
 
 
 def plant(address: str) -> dict[str, tuple[str, str]]:
