@@ -99,6 +99,20 @@ def test_use_by_day_keeps_every_digit(clickhouse: Connection, literal: str) -> N
     assert (model, events, tokens) == ("m", 1, Decimal(literal.strip('"')))
 
 
+@pytest.mark.parametrize("title", ["A meter's p99 by hour", "A meter's p99 by hour, kept"])
+def test_an_hour_long_ahead_is_an_hour_of_its_own(clickhouse: Connection, title: str) -> None:
+    """A service may send any time that ClickHouse has, up to the year 2262."""
+    query = QUERIES[title].rstrip().rstrip(";").rpartition("\nAS ")[2]
+    with clickhouse.client() as client:
+        insert(client, datetime(2150, 6, 1, 7, 30, tzinfo=UTC), '{"tokens": 5}')
+        insert(client, datetime(2261, 12, 31, 23, 59, tzinfo=UTC), '{"tokens": 6}')
+        rows = client.query(query).result_rows
+    assert [tuple(row) for row in rows] == [
+        (datetime(2150, 6, 1, 7, tzinfo=UTC), 1, 5.0),
+        (datetime(2261, 12, 31, 23, tzinfo=UTC), 1, 6.0),
+    ]
+
+
 @pytest.mark.parametrize("now", ["2026-12-01 00:00:00", "2026-12-03 23:59:59"])
 def test_the_kept_hours_reach_to_the_end_of_a_month(clickhouse: Connection, now: str) -> None:
     """Asked anew when the hour is over, and until the grace time is."""
