@@ -113,6 +113,30 @@ def test_an_hour_long_ahead_is_an_hour_of_its_own(clickhouse: Connection, title:
     ]
 
 
+def test_every_conflict_is_shown_whoever_it_was_sent_for(clickhouse: Connection) -> None:
+    query = QUERIES["Conflicts beside the event that counts"].rstrip().rstrip(";")
+    time = datetime(2026, 11, 20, tzinfo=UTC)
+    refused = [
+        ("conflict", "cus_1", str(time), "of the same customer", 1),
+        ("conflict", "cus_2", str(time), "of another one", 2),
+        ("conflict", "cus_2", "late", "of one that does not count", 3),
+        ("duplicate", "cus_1", str(time), "no conflict", 4),
+    ]
+    with clickhouse.client() as client:
+        insert(client, time, "counts")
+        client.insert(
+            "set_aside",
+            [[status, customer, "/s", id, *rest] for status, customer, id, *rest in refused],
+            column_names=["status", "customer", "source", "id", "data", "source_offset"],
+        )
+        rows = client.query(query).result_rows
+    assert sorted(map(tuple, rows)) == [
+        ("/s", str(time), "cus_1", "counts", "cus_1", "of the same customer"),
+        ("/s", str(time), "cus_1", "counts", "cus_2", "of another one"),
+        ("/s", "late", "", "", "cus_2", "of one that does not count"),
+    ]
+
+
 @pytest.mark.parametrize("now", ["2026-12-01 00:00:00", "2026-12-03 23:59:59"])
 def test_the_kept_hours_reach_to_the_end_of_a_month(clickhouse: Connection, now: str) -> None:
     """Asked anew when the hour is over, and until the grace time is."""
