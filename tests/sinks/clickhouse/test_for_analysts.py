@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -135,6 +135,17 @@ def test_every_conflict_is_shown_whoever_it_was_sent_for(clickhouse: Connection)
         ("/s", str(time), "cus_1", "counts", "cus_2", "of another one"),
         ("/s", "late", "", "", "cus_2", "of one that does not count"),
     ]
+
+
+def test_a_month_by_day_has_no_day_of_another_month(clickhouse: Connection) -> None:
+    query = QUERIES["One customer's month by day"].rstrip().rstrip(";")
+    with clickhouse.client() as client:
+        for month, day in ((11, 30), (12, 1), (12, 31)):
+            insert(client, datetime(2026, month, day, tzinfo=UTC), "{}")
+        insert(client, datetime(2027, 1, 1, tzinfo=UTC), "{}")
+        asked = query.replace("now('UTC')", "toDateTime('2026-12-05 10:00:00', 'UTC')")
+        rows = client.query(asked).result_rows
+    assert [day for day, *_ in rows] == [date(2026, 12, 1), date(2026, 12, 31)]
 
 
 @pytest.mark.parametrize("now", ["2026-12-01 00:00:00", "2026-12-03 23:59:59"])
