@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from benchmarks.recovery_report import _PAGE
 from benchmarks.under_load import end_of_longest_silence
+from pipeline.dedupe import _LOAD_MAX, _PARTS, _SLOT
 from tests.benchmarks.running import run_benchmark
 
 #: So that they transact five times a second, not as often as the broker can.
@@ -45,3 +48,10 @@ def test_it_measures_restores_restarts_and_take_overs(tmp_path: Path) -> None:
     text = report.read_text()
     assert "--ids 20000 --takeovers 1 --report" in text
     assert "restart after kill -9" in text
+
+
+def test_the_page_and_what_writes_it_tell_how_the_table_of_ids_grows() -> None:
+    (told,) = re.findall(r"^- \*\*Memory\*\*.+?(?=\n\n)", _PAGE, re.DOTALL | re.MULTILINE)
+    assert told in (Path(__file__).parents[2] / "docs/recovery.md").read_text("utf-8")
+    assert f"{_SLOT.itemsize} bytes a slot. Its {_PARTS} parts" in told
+    assert f"at {100 * _LOAD_MAX:.0f} % load" in told
