@@ -2,8 +2,8 @@
 
 A delta counts towards what Stripe must have when its delivery is confirmed and old enough to be in
 Stripe's summaries, which lag. Before that Stripe may have it or not, and the same holds for ever
-for a held one; so Stripe's sum may lie anywhere between. What was refused Stripe has not, until all
-of it was sent by hand, as its remedy says.
+for a held one; so Stripe's sum may lie anywhere between. What was refused of a total Stripe has
+not, until all of it was sent by hand, as its remedy says.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ class Settled:
     refused: Sum = field(default_factory=Sum)
     #: Not confirmed: perhaps sent, perhaps not.
     unsent: Sum = field(default_factory=Sum)
+    #: Instead of `refused` in one of Stripe's sums: that of each total, as it is sent by hand.
+    refused_by_total: list[Sum] = field(default_factory=list)
     why: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
@@ -215,7 +217,7 @@ class Bills:
             for name in ("frozen", "delivered", "recent", "held", "unsent"):
                 getattr(together, name).add_all(getattr(settled, name))
             if of_total := refused.get((lane.key, lane.event_name)):
-                together.refused.add_all(of_total)
+                together.refused_by_total.append(of_total)
         return {window: summed for window, summed in found.items() if summed[0]}
 
     def _is_near(self, start_ms: int) -> bool:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 from pipeline.difference import instant, shown
 from pipeline.periods import moment
 from pipeline.reconcile import OUTCOMES
-from pipeline.reconcile_bill import Bills, Fault, Settled, Window
+from pipeline.reconcile_bill import Bills, Fault, Settled, Sum, Window
 from pipeline.reconcile_ledger import Outcomes, Positions, Tally
 from pipeline.reconcile_totals import (
     Key,
@@ -27,6 +28,9 @@ from pipeline.route import Router
 from schemas.definitions import Definitions
 from schemas.discrepancy import Difference, Link
 from schemas.quantity import plain
+
+#: Of up to this many totals every choice is tried of those that were sent to Stripe by hand.
+_CHOSEN_FROM_MAX = 10
 
 
 @dataclass(frozen=True)
@@ -281,32 +285,39 @@ def _at_stripe(seen: Seen, window: Window, gap: int) -> str:
 
 
 def is_right(found: int, settled: Settled) -> bool:
-    """Whether Stripe may have this many nanos: without what was refused, or with all of it."""
-    for by_hand in (False, True):
-        low, high, tolerance = bounds(settled, by_hand=by_hand)
-        if low - tolerance <= found <= high + tolerance:
-            return True
-    return False
+    """Whether Stripe may have this many nanos: of what was refused of each total none or all.
+
+    Where so many totals were refused that not every choice of them can be tried, any part of it.
+    """
+    refused = settled.refused_by_total
+    ranges: Iterable[tuple[int, int, int]]
+    if len(refused) > _CHOSEN_FROM_MAX:
+        ranges = [bounds(settled, perhaps=refused)]
+    else:
+        sizes = range(len(refused) + 1)
+        choices = chain.from_iterable(combinations(refused, size) for size in sizes)
+        ranges = (bounds(settled, by_hand=choice) for choice in choices)
+    return any(low - tolerance <= found <= high + tolerance for low, high, tolerance in ranges)
 
 
-def bounds(settled: Settled, *, by_hand: bool = False) -> tuple[int, int, int]:
+def bounds(
+    settled: Settled, *, by_hand: Sequence[Sum] = (), perhaps: Sequence[Sum] = ()
+) -> tuple[int, int, int]:
     """The least and the most that Stripe may have, and the rounding of its floats, in nanos.
 
-    With what was refused if all of it was sent `by_hand`.
+    Of what was refused it has all that is in `by_hand`, and may have any part of `perhaps`.
     """
-    low = high = settled.delivered.units
-    magnitude = settled.delivered.above - settled.delivered.below
-    deltas = settled.delivered.deltas
-    for perhaps in (settled.recent, settled.held, settled.unsent):
-        low += perhaps.below
-        high += perhaps.above
-        magnitude += perhaps.above - perhaps.below
-        deltas += perhaps.deltas
-    if by_hand:
-        low += settled.refused.units
-        high += settled.refused.units
-        magnitude += settled.refused.above - settled.refused.below
-        deltas += settled.refused.deltas
+    low = high = magnitude = deltas = 0
+    for there in (settled.delivered, *by_hand):
+        low += there.units
+        high += there.units
+        magnitude += there.above - there.below
+        deltas += there.deltas
+    for maybe in (settled.recent, settled.held, settled.unsent, *perhaps):
+        low += maybe.below
+        high += maybe.above
+        magnitude += maybe.above - maybe.below
+        deltas += maybe.deltas
     return low, high, rounding_nanos(deltas, magnitude)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,6 +133,33 @@ def test_what_was_refused_is_right_when_none_or_all_of_it_was_sent_by_hand() -> 
     ((_, together),) = bills.windows().values()
     right = [units for units in range(200) if is_right(units * NANOS, together)]
     assert right == [1, 111]
+
+
+def test_totals_that_were_refused_are_sent_by_hand_one_after_the_other() -> None:
+    bills = Bills(Selection())
+    deltas = [delta(0, "1"), delta(1, "10"), delta(2, "20"), delta(0, "-5", meter="other")]
+    outcomes: list[Outcome] = ["delivered", "refused", "refused", "refused"]
+    for number, (each, outcome) in enumerate(zip(deltas, outcomes, strict=True)):
+        bills.take_delivery(delivery(each, outcome))
+        bills.take_delta(0, number, each)
+    bills.settle({0: 4}, LATER_MS)
+    ((_, together),) = bills.windows().values()
+    right = [units for units in range(-100, 100) if is_right(units * NANOS, together)]
+    assert right == [-4, 1, 26, 31], "never a part of one total"
+
+
+@pytest.mark.parametrize(("totals", "right"), [(10, [0, 3, 6]), (11, [0, 1, 2, 3, 4, 5, 6])])
+def test_of_many_refused_totals_any_part_may_have_been_sent_by_hand(
+    totals: int, right: list[int]
+) -> None:
+    bills = Bills(Selection())
+    deltas = [delta(0, "3" if number < 2 else "0", meter=f"m{number}") for number in range(totals)]
+    for number, each in enumerate(deltas):
+        bills.take_delivery(delivery(each, "refused"))
+        bills.take_delta(0, number, each)
+    bills.settle({0: totals}, LATER_MS)
+    ((_, together),) = bills.windows().values()
+    assert [units for units in range(-9, 9) if is_right(units * NANOS, together)] == right
 
 
 def test_what_was_refused_of_a_wrong_stripe_customer_may_be_sent_by_hand_to_the_right_one() -> None:
