@@ -6,12 +6,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from pydantic import ValidationError
-
 from pipeline.difference import Difference, Differences, instant, shown
-from pipeline.errors import Stop
 from pipeline.periods import moment
-from pipeline.record import Record
 from pipeline.shard import Shard
 from schemas.alert import Alert
 
@@ -69,23 +65,6 @@ class LiveAlerts:
                 if (live := getattr(found[0], field)) != (shadow := getattr(ours, field))
             )
             yield f"{_threshold(name)}: {'; '.join(faults)}"
-
-
-def open_alert(record: Record) -> Alert:
-    """The alert in a record of usage.alerts.
-
-    Raises:
-        Stop: there is none in it.
-    """
-    try:
-        return Alert.model_validate_json(record.value or b"")
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise Stop(
-            f"{record.topic}-{record.partition} at offset {record.offset} is no alert: "
-            f"{'.'.join(map(str, fault['loc'])) or 'the value'}: {fault['msg']}.",
-            remedy="Find the program that wrote it; only Meterline writes to this topic.",
-        ) from None
 
 
 def crossing(alert: Alert) -> Crossing:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Producer
 
+from pipeline.open_message import open_message
 from pipeline.record import Outgoing
 from schemas import topics
 from schemas.discrepancy import Discrepancy
@@ -18,13 +19,14 @@ def open_discrepancies(kafka: Mapping[str, str]) -> dict[str, Discrepancy]:
 
     Raises:
         KafkaException: the broker does not answer.
+        Stop: a record is no discrepancy.
     """
     topic = topics.DISCREPANCIES.name
     newest: dict[str, Discrepancy] = {}
     for partition in range(partition_count(kafka, topic)):
         for record in read_to_end(kafka, topic, partition):
             if record.value is not None:
-                discrepancy = Discrepancy.model_validate_json(record.value)
+                discrepancy = open_message(record, Discrepancy)
                 newest[discrepancy.key] = discrepancy
     return {key: each for key, each in newest.items() if each.state == "open"}
 

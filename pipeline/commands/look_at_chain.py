@@ -13,6 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from pipeline.commands.look_at_positions import Passed, PositionLook
 from pipeline.open_frame import open_frame
+from pipeline.open_message import open_message
 from pipeline.reconcile_bill import Bills, Window
 from pipeline.reconcile_chain import Confirmed, Seen, unreadable
 from pipeline.reconcile_ledger import Outcomes, Positions, Tally
@@ -165,9 +166,9 @@ class Chain:
 
     def _read_bills(self) -> None:
         for record in self._tail.read(topics.DELIVERIES.name):
-            self._bills.take_delivery(Delivery.model_validate_json(record.value or b""))
+            self._bills.take_delivery(open_message(record, Delivery))
         for record in self._tail.read(topics.OUTBOX.name):
-            delta = Delta.model_validate_json(record.value or b"")
+            delta = open_message(record, Delta)
             self._bills.take_delta(record.partition, record.offset, delta)
 
     def _ask_stripe(

@@ -12,10 +12,11 @@ from pipeline.difference import Compared, Differences
 from pipeline.errors import Stop
 from pipeline.noted import Range
 from pipeline.open_frame import open_frame
+from pipeline.open_message import open_message
 from pipeline.pack import Pack
 from pipeline.record import Record
 from pipeline.replay import Live, replay_shard, restore_after
-from pipeline.replay_alerts import LiveAlerts, open_alert
+from pipeline.replay_alerts import LiveAlerts
 from pipeline.replay_decisions import LiveDecisions
 from pipeline.replay_events import EventsCompared, Taken, by_position
 from pipeline.replay_totals import LiveTotals
@@ -96,7 +97,7 @@ def _alerts(
     found = defaultdict(list)
     for partition, (begin, end) in enumerate(places):
         for record in read_between(kafka, topics.ALERTS.name, partition, begin, end):
-            alert = open_alert(record)
+            alert = open_message(record, Alert)
             found[router[alert.customer]].append(alert)
     return found
 

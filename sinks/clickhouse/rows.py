@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from pipeline.errors import Stop
+from pipeline.open_message import open_message
 from pipeline.record import Record
 from schemas import rejection
 from schemas.alert import Alert
@@ -125,7 +126,7 @@ def delivery_rows(records: Iterable[Record]) -> pa.Table:
 
 def _model_rows(model: type[BaseModel], schema: pa.Schema, records: Iterable[Record]) -> pa.Table:
     """Rows of JSON messages of `model`, whose fields are the columns of `schema`."""
-    messages = [_parsed(model, record) for record in records]
+    messages = [open_message(record, model) for record in records]
     columns = []
     for field in schema:
         cells = [getattr(message, field.name) for message in messages]
@@ -135,18 +136,6 @@ def _model_rows(model: type[BaseModel], schema: pa.Schema, records: Iterable[Rec
             else pa.array(cells, field.type)
         )
     return pa.table(columns, schema=schema)
-
-
-def _parsed(model: type[BaseModel], record: Record) -> BaseModel:
-    try:
-        return model.model_validate_json(record.value or b"")
-    except ValidationError as error:
-        fault = error.errors(include_input=False, include_url=False)[0]
-        raise Stop(
-            f"{record.topic}-{record.partition} at offset {record.offset} is no "
-            f"{model.__name__.lower()}: {'.'.join(map(str, fault['loc']))} {fault['msg']}.",
-            remedy="Find the program that wrote it; only Meterline writes to this topic.",
-        ) from None
 
 
 def rejection_rows(records: Iterable[Record]) -> pa.Table:

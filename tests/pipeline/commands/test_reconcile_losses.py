@@ -11,6 +11,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.commands import reconcile
+from pipeline.errors import Stop
 from pipeline.generate import DEMO_DEFINITIONS
 from schemas import topics
 from schemas.billing import Delta
@@ -73,6 +74,17 @@ def test_each_loss_is_found_at_its_link(system: WholeSystem) -> None:
     # What was delivered is not known any more, so Stripe may have it or not.
     assert links(found) == ["frozen", "input", "sent", "stored"]
     assert sum(each.link == "sent" for each in found.differences) > 50
+
+
+def test_a_record_that_no_stage_wrote_is_named_and_is_no_difference(system: WholeSystem) -> None:
+    producer = Producer(system.kafka)
+    foreign = ((topics.OUTBOX, None, "delta"), (topics.DELIVERIES, b"garbage", "delivery"))
+    for topic, value, name in foreign:
+        producer.produce(topic.name, value, b"key", partition=1)
+        assert producer.flush(60) == 0
+        with pytest.raises(Stop, match=rf"{topic.name}-1 at offset 0 is no {name}") as stop:
+            checked(system)
+        assert "only Meterline writes to this topic" in stop.value.remedy
 
 
 def test_what_retention_deleted_is_not_counted_and_no_difference(system: WholeSystem) -> None:
