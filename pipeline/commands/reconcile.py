@@ -132,8 +132,13 @@ def select(period: str, customer: str | None, now: datetime) -> Selection:
     """What the options ask to look at.
 
     Raises:
-        Stop: the period is none.
+        Stop: the period is none, or the customer is empty, as an unset variable of a shell is.
     """
+    if customer == "":
+        raise Stop(
+            "--customer names nobody.",
+            remedy="Name a customer, or leave --customer out to look at all of them.",
+        )
     if period == "all":
         return Selection(customer=customer)
     if not period:

@@ -71,6 +71,13 @@ def _reasons(given: list[str] | None) -> list[str] | None:
     return given
 
 
+def _customer(given: str | None) -> str | None:
+    # As an unset variable of a shell is.
+    if given == "":
+        raise typer.BadParameter("'' names nobody; leave --customer out for everybody.")
+    return given
+
+
 def _instant_ns(text: str) -> int:
     instant_ns = parse_instant(text if len(text) > len("2026-11-20") else f"{text}T00:00:00Z")
     if instant_ns is None:
@@ -95,7 +102,10 @@ ReasonOption = Annotated[
 ]
 CustomerOption = Annotated[
     str | None,
-    typer.Option(help="Only this customer: the subject where it can be read, else the key."),
+    typer.Option(
+        callback=_customer,
+        help="Only this customer: the subject where it can be read, else the key.",
+    ),
 ]
 SinceOption = Annotated[
     int | None,

@@ -298,6 +298,12 @@ def test_a_period_that_is_none_is_refused(system: WholeSystem) -> None:
             run(system, "--period", period)
 
 
+def test_an_empty_customer_is_refused_and_is_not_all_of_them(system: WholeSystem) -> None:
+    with pytest.raises(Stop, match="--customer names nobody") as stop:
+        run(system, "--customer", "")
+    assert "leave --customer out" in stop.value.remedy
+
+
 def test_a_month_and_a_day_are_periods() -> None:
     now = datetime(2026, 11, 20, tzinfo=UTC)
     december = reconcile.select("2026-12", None, now)

@@ -126,6 +126,8 @@ def test_a_narrow_table_cuts_messages_and_nothing_else() -> None:
         (["show", "1-2"], "'1-2' is not PARTITION/OFFSET"),
         (["show", "1/\u0663"], "is not PARTITION/OFFSET"),
         (["list", "--reason", "bad"], "'bad' is none of too_large, malformed_json"),
+        (["list", "--customer", ""], "'' names nobody; leave --customer out"),
+        (["replay", "--customer=", "--yes"], "'' names nobody; leave --customer out"),
         (["list", "--since", "yesterday"], "'yesterday' is neither RFC 3339"),
         (["list", "--until", "2026-02-30"], "'2026-02-30' is neither RFC 3339"),
     ],
