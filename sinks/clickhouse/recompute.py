@@ -39,8 +39,9 @@ _STARTS: Mapping[Period, str] = {
 
 #: A JSON number with a fraction or an exponent comes out of ClickHouse by way of a double, which is
 #: exact up to 15 digits. With a longer number anywhere in the data, it is not taken as exact, but
-#: from the text, if it stands there under a name that is written once.
-_LONG_NUMBER = "[0-9.]{17,}"
+#: from the text, if it stands there under a name that is written once. The second form is that with
+#: a point among the digits.
+_LONG_NUMBER = "[0-9]{16,}|[0-9.]{17,}"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 #: 2300-01-01, the end of ClickHouse's calendar.
