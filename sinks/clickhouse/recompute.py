@@ -44,8 +44,9 @@ _STARTS: Mapping[Period, str] = {
 _LONG_NUMBER = "[0-9]{16,}|[0-9.]{17,}"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
-#: 2300-01-01, the end of ClickHouse's calendar.
-_CALENDAR_END_MS = 10_413_792_000_000
+#: 2262-04-11T23:47:16, the last that an event's time in ClickHouse, which has nanoseconds, can be
+#: compared with. No event is later.
+_CALENDAR_END_MS = 2**63 // 1_000_000
 
 
 class OutcomeCount(NamedTuple):
@@ -178,7 +179,7 @@ _TOTALS_SELECTED = (
 
 def _parameters(selection: Selection) -> dict[str, Any]:
     return {
-        "from_ms": selection.from_ms,
+        "from_ms": min(selection.from_ms, _CALENDAR_END_MS),
         "until_ms": min(selection.until_ms, _CALENDAR_END_MS),
         "customer": selection.customer or "",
     }

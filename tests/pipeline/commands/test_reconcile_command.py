@@ -190,6 +190,7 @@ def test_a_total_that_was_changed(system: WholeSystem) -> None:
         (("--customer", "nobody", "--period", "all"), "no totals of customer 'nobody', so"),
         (("--period", "0001-01", "--json"), "no totals in 0001-01"),
         (("--period", "9999-11-30"), "no totals in 9999-11-30"),
+        (("--period", "2299-12"), "no totals in 2299-12"),
     ],
 )
 def test_that_there_is_nothing_of_what_was_named_is_no_proof(

@@ -17,7 +17,7 @@ from pipeline.reconcile_totals import Key, Selection
 from schemas.meter import Aggregation, Meter, Period
 from schemas.quantity import NANOS
 from sinks.clickhouse.connect import Connection
-from sinks.clickhouse.recompute import outcomes, recomputed, why_not_recomputed
+from sinks.clickhouse.recompute import outcomes, recomputed, stored_totals, why_not_recomputed
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -188,6 +188,17 @@ def test_only_selected_periods_and_customers_are_counted(clickhouse: Connection)
         assert list(recomputed(client, meter("count"), [], selection)) == [
             Key("cus", "m", november)
         ]
+
+
+@pytest.mark.parametrize("year", [2262, 2263, 2299, 2300, 9999])
+def test_in_a_period_after_the_last_event_there_is_nothing(
+    clickhouse: Connection, year: int
+) -> None:
+    insert(clickhouse, [{}])
+    selection = Selection(from_ms=milliseconds(datetime(year, 5, 1, tzinfo=UTC)))
+    with clickhouse.client() as client:
+        assert recomputed(client, meter("count"), [], selection) == {}
+        assert stored_totals(client, selection) == {}
 
 
 def test_positions_are_counted_between_two_bounds_of_each_partition(
