@@ -50,9 +50,12 @@ class _Usage(NamedTuple):
 
 
 class Forecaster:
-    """Makes each forecast once per (customer, meter, period, threshold).
+    """Makes each forecast of a shard once per (customer, meter, period, threshold).
 
-    `announced` are the forecasts made before, by another process perhaps.
+    `announced` are the shard's forecasts made before, by another process perhaps. Each shard has a
+    forecaster of its own, because it forgets by the arrivals that it is shown: of shards that are
+    read at different speeds the fastest would have it forget what the others are still to bring.
+    For a shard that falls silent it keeps what it has, which no longer grows.
     """
 
     def __init__(self, announced: Iterable[Forecast] = ()) -> None:
@@ -69,7 +72,7 @@ class Forecaster:
             self._announced[key] = _milliseconds(forecast.period_end)
 
     def step(self, definitions: Definitions, totals: pa.RecordBatch) -> list[Forecast]:
-        """New forecasts from `totals`, rows of `schemas.total.TOTAL_COLUMNS` in log order.
+        """New forecasts from the shard's next `totals`, rows of `schemas.total.TOTAL_COLUMNS`.
 
         What `definitions` do not know is skipped: whoever counted it read other ones.
         """

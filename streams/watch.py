@@ -3,8 +3,9 @@
 What it promises, and what not:
 
 - Each forecast once per (customer, meter, period, threshold), also over restarts and rebalances:
-  usage.forecasts is its own memory, read back at each assignment of partitions. A process that was
-  paused and lost its partitions may publish one a second time; readers go by the key.
+  usage.forecasts is its own memory, read back shard by shard after each assignment of partitions. A
+  process that was paused and lost its partitions may publish one a second time; readers go by the
+  key.
 - At least once: a total is acknowledged when its forecasts are on the broker.
 - Faust's consumer reads uncommitted records (only its own `exactly_once` mode changes that), so a
   forecast may rest on a total whose transaction is aborted. Its events are then counted again, to
@@ -38,7 +39,7 @@ from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
 from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
-from streams.read import partition_count, read_to_end
+from streams.read import read_to_end
 from streams.stage import SESSION_TIMEOUT_MS, group_of
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ async def _serve(settings: Settings, definitions: Definitions, scratch: Path) ->
 
 
 class Watch:
-    """The agent and its memory. `failure` is why it had to stop, if it had to."""
+    """The agent and its memory, by shard. `failure` is why it had to stop, if it had to."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Watch:
         self._kafka = kafka
         self._definitions = definitions
         self._stopping = stopping
-        self._forecaster: Forecaster | None = None
+        self._forecasters: dict[int, Forecaster] = {}
         self._forecasts = _raw_topic(app, FORECASTS.name)
         app.agent(_raw_topic(app, TOTALS.name))(self.project)
         app.on_partitions_assigned.connect(self._on_assigned, weak=False)
@@ -119,22 +120,23 @@ class Watch:
             await frames.ack(event)
 
     async def _handle(self, message: Any) -> None:
-        if self._forecaster is None:
-            announced = await asyncio.to_thread(read_forecasts, self._kafka)
-            self._forecaster = Forecaster(announced)
+        shard = message.partition
+        if shard not in self._forecasters:
+            announced = await asyncio.to_thread(read_forecasts, self._kafka, shard)
+            self._forecasters[shard] = Forecaster(announced)
         frame = open_frame(
-            Record(TOTALS.name, message.partition, message.offset, 0, message.key, message.value)
+            Record(TOTALS.name, shard, message.offset, 0, message.key, message.value)
         )
-        forecasts = self._forecaster.step(self._definitions, frame.parts[0])
-        await self._publish(message.partition, forecasts)
+        forecasts = self._forecasters[shard].step(self._definitions, frame.parts[0])
+        await self._publish(shard, forecasts)
 
-    async def _publish(self, partition: int, forecasts: list[Forecast]) -> None:
+    async def _publish(self, shard: int, forecasts: list[Forecast]) -> None:
         """To the partition of the same number: usage.forecasts is co-partitioned."""
         sent = [
             await self._forecasts.send(
                 key=forecast.customer.encode(),
                 value=forecast.model_dump_json().encode(),
-                partition=partition,
+                partition=shard,
             )
             for forecast in forecasts
         ]
@@ -142,22 +144,17 @@ class Watch:
 
     async def _on_assigned(self, *_: Any, **__: Any) -> None:
         # Another process may have published meanwhile: read back anew.
-        self._forecaster = None
+        self._forecasters = {}
 
 
-def read_forecasts(kafka: Mapping[str, str]) -> list[Forecast]:
-    """All forecasts on usage.forecasts. `kafka` is a librdkafka configuration.
+def read_forecasts(kafka: Mapping[str, str], shard: int) -> list[Forecast]:
+    """A shard's forecasts on usage.forecasts. `kafka` is a librdkafka configuration.
 
     Raises:
         KafkaException: Kafka does not answer.
         Stop: a record is no forecast.
     """
-    records = (
-        record
-        for partition in range(partition_count(kafka, FORECASTS.name))
-        for record in read_to_end(kafka, FORECASTS.name, partition)
-    )
-    return [_forecast(record) for record in records]
+    return [_forecast(record) for record in read_to_end(kafka, FORECASTS.name, shard)]
 
 
 def _forecast(record: Record) -> Forecast:

@@ -78,19 +78,19 @@ def start_watch(tmp_path: Path) -> Iterator[StartWatch]:
         watch.communicate()
 
 
-def totals(*customers: str, events: int = 40) -> bytes:
+def totals(*customers: str, events: int = 40, start: datetime = START) -> bytes:
     """A frame: on the eleventh of a month of thirty days, a limit of 100 will not last."""
     rows = [
         {
             "customer": customer,
             "meter": "calls",
-            "period_start": START,
-            "period_end": START + timedelta(days=30),
+            "period_start": start,
+            "period_end": start + timedelta(days=30),
             "group": "{}",
             "value": str(events),
             "usage": str(events),
             "events": events,
-            "as_of": START + timedelta(days=10),
+            "as_of": start + timedelta(days=10),
         }
         for customer in customers
     ]
@@ -204,6 +204,20 @@ def test_a_watch_that_takes_over_from_a_killed_one_repeats_no_forecast(
     found = wait_for(broker, {f"new_{shard}" for shard in range(SHARDS)})
     stop(watch)
     assert set(Counter(customers(found)).values()) == {1}
+
+
+def test_a_shard_that_is_read_months_ahead_of_another_makes_it_repeat_no_forecast(
+    broker: LocalKafka, start_watch: StartWatch
+) -> None:
+    watch = start_watch(broker.address)
+    publish(broker, {3: totals("cus_3")})
+    wait_for(broker, {"cus_3"})
+    publish(broker, {9: totals("cus_9", start=START + timedelta(days=90))})
+    wait_for(broker, {"cus_9"})
+    publish(broker, {3: totals("cus_3", "new_3")})
+    found = wait_for(broker, {"new_3"})
+    stop(watch)
+    assert customers(found) == ["cus_3", "new_3", "cus_9"]
 
 
 def test_a_damaged_total_stops_the_watch_each_time_until_a_person_acts(
