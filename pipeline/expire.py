@@ -9,16 +9,13 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Batch
 from pipeline.part import Part
-from pipeline.periods import DAY_MS
+from pipeline.periods import DAY_MS, DISORDER_DAYS
 from pipeline.shard import Shard
 from schemas.definitions import Definitions
 from schemas.meter import Period
 
 #: A copy of an event is recognised for at least this long, and as long as it could still count.
 DEDUPE_DAYS = 35
-
-#: Arrival times may run behind the newest one by this much and still find their identities.
-DISORDER_DAYS = 35
 
 _LAST_DAY = int(np.iinfo(np.uint16).max)
 

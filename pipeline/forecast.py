@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from pipeline.periods import DAY_MS, DISORDER_DAYS
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
 from schemas.quantity import from_plain, plain
-from schemas.topics import DAY_MS
 
 #: No forecast before a twentieth of the period is over (36 hours of a month of 30 days), because
 #: the first event of a period would project to a multiple of any limit.
@@ -89,8 +89,9 @@ class Forecaster:
         return forecasts
 
     def _forget_ended(self, as_of_ms: int) -> None:
-        # A day late, because arrival times of different sources are not quite in order.
-        day = as_of_ms // DAY_MS - 1
+        # So late because a backlog's partitions are read at different speeds, and dead letters come
+        # back with the arrival times they had.
+        day = as_of_ms // DAY_MS - DISORDER_DAYS
         if day > self._day:
             self._day = day
             self._announced = {

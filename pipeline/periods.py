@@ -13,6 +13,9 @@ from schemas.meter import Period
 DAY_MS = 86_400_000
 #: No period has more days.
 PERIOD_DAYS_MAX = 31
+#: A shard's arrival times may run behind its newest one by this much and still find what is
+#: remembered of their time: identities, and forecasts.
+DISORDER_DAYS = 35
 _UNITS = {"month": "datetime64[M]", "day": "datetime64[D]"}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

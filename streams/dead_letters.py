@@ -11,8 +11,7 @@ from typing import NamedTuple
 from confluent_kafka import KafkaException
 
 from pipeline.errors import Retry, Stop
-from pipeline.expire import DISORDER_DAYS
-from pipeline.periods import DAY_MS
+from pipeline.periods import DAY_MS, DISORDER_DAYS
 from pipeline.reject import DeadLetter, Position, Wanted, open_letter
 from schemas import topics
 from streams.cluster import look_at, newest_timestamp_ms, require_topic

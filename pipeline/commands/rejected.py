@@ -31,8 +31,8 @@ from pipeline.commands.show_rejected import (
     table,
 )
 from pipeline.errors import Stop
-from pipeline.expire import DISORDER_DAYS
 from pipeline.instant import parse_instant
+from pipeline.periods import DISORDER_DAYS
 from pipeline.reject import Position, Wanted
 from pipeline.settings import read_settings
 from schemas import topics

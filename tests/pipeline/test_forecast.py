@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.forecast import Forecaster
+from pipeline.periods import DISORDER_DAYS
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
 from schemas.quantity import NANOS, plain
@@ -115,6 +116,20 @@ def test_what_was_announced_before_a_restart_is_not_announced_again() -> None:
     assert Forecaster(written).step(known, totals(row("40", day(10)), row("41", day(11)))) == []
 
 
+def test_usage_that_arrived_weeks_before_that_of_another_customer_is_not_announced_again() -> None:
+    forecaster, known = Forecaster(), definitions("80%")
+    one_day: dict[str, Any] = {"period_start": day(10), "period_end": day(11)}
+    said = [
+        told(forecaster.step(known, totals(usage)))
+        for usage in (
+            row("50", day(10.5), **one_day),
+            row("1", day(10.6 + DISORDER_DAYS), "cus_2"),
+            row("51", day(10.6), **one_day),
+        )
+    ]
+    assert said == [[("cus_1", "80%")], [], []]
+
+
 def test_the_next_period_is_forecast_anew() -> None:
     forecaster, known = Forecaster(), definitions("80%")
     december: dict[str, Any] = {"period_start": END, "period_end": datetime(2027, 1, 1, tzinfo=UTC)}
@@ -172,15 +187,15 @@ def test_one_customer_never_changes_the_forecast_of_another() -> None:
 
 
 def test_what_has_ended_is_forgotten() -> None:
-    """Memory holds one period's forecasts, however long the process runs."""
+    """Memory holds the forecasts of some weeks, however long the process runs."""
     forecaster, known = Forecaster(), definitions("80%")
-    for number in range(40):
+    for number in range(2 * DISORDER_DAYS):
         start = START + timedelta(days=number)
         period: dict[str, Any] = {"period_start": start, "period_end": start + timedelta(days=1)}
         at_noon = start + timedelta(hours=12)
         assert len(forecaster.step(known, totals(row("79", at_noon, **period)))) == 1
         assert forecaster.step(known, totals(row("79", at_noon, **period))) == []
-    assert len(forecaster._announced) <= 3
+    assert len(forecaster._announced) <= DISORDER_DAYS + 1
 
 
 LIMITS = st.integers(1, 10**38 - 1)
