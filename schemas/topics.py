@@ -117,7 +117,9 @@ DELIVERIES = Topic(
 FORECASTS = Topic(
     "usage.forecasts",
     SHARDS,
-    40 * DAY_MS,
+    # As memory of the watch it outlasts every total that would be forecast again: those of the same
+    # period come up to a month later, and go with the last record of their segment, up to a week.
+    80 * DAY_MS,
     "Advisory: when a customer is projected to cross its next threshold. JSON, keyed by customer.",
 )
 DISCREPANCIES = Topic(

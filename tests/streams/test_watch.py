@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
+from pipeline.periods import DAY_MS, PERIOD_DAYS_MAX
 from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
@@ -29,6 +30,8 @@ from streams.local_kafka import LocalKafka
 from streams.watch import credentials
 
 WAIT_SECONDS_MAX = 60
+#: Kafka's default of `segment.ms`: a record may stay for that much longer than its retention.
+SEGMENT_MS = 7 * DAY_MS
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DEFINITIONS = Definitions.model_validate(
     {
@@ -218,6 +221,12 @@ def test_a_shard_that_is_read_months_ahead_of_another_makes_it_repeat_no_forecas
     found = wait_for(broker, {"new_3"})
     stop(watch)
     assert customers(found) == ["cus_3", "new_3", "cus_9"]
+
+
+def test_a_forecast_is_kept_until_the_last_total_that_could_repeat_it_is_gone() -> None:
+    """Else a watch that was down for long, or lost its offsets, would read that total anew."""
+    last_total_ms = PERIOD_DAYS_MAX * DAY_MS + TOTALS.retention_ms + SEGMENT_MS
+    assert FORECASTS.retention_ms >= last_total_ms
 
 
 def test_a_damaged_total_stops_the_watch_each_time_until_a_person_acts(
