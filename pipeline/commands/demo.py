@@ -85,9 +85,9 @@ def demo(
             _write(report_file, "a", "")
         seen = _play(lines, config, place, bootstrap_servers, console)
     result = reconcile(seen, definitions)
-    show(console, definitions, seen, result)
     if report_file is not None:
         _write(report_file, "w", json.dumps(report(seen, result), indent=1) + "\n")
+    show(console, definitions, seen, result)
     if not result.reconciled:
         raise typer.Exit(1)
 

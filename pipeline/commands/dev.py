@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
@@ -39,7 +40,7 @@ def dev(
 
 def _say_what_next(console: Console, kafka: LocalKafka) -> None:
     console.print(f"\n[bold green]Kafka answers on {kafka.address}[/], with Meterline's topics.")
-    console.print(f"Its records and its log are in {kafka.directory}.\n")
+    console.print(Text(f"Its records and its log are in {kafka.directory}.\n"))
     console.print("In other terminals:")
     if kafka.port != 9092:
         console.print(f"  [bold]export METERLINE_BOOTSTRAP_SERVERS={kafka.address}[/]")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from pipeline.difference import shown
 from pipeline.reconcile import OUTCOMES, Reconciliation, Seen
 from schemas.definitions import Definitions
 from schemas.quantity import from_plain, plain
@@ -30,8 +32,11 @@ def show(console: Console, definitions: Definitions, seen: Seen, result: Reconci
     if seen.forecasts:
         first = min(seen.forecasts, key=lambda forecast: forecast.crosses_at)
         console.print(
-            f"Forecasts: {len(seen.forecasts)} on usage.forecasts; the next is {first.customer}, at"
-            f" {first.threshold} of {first.meter} by {first.crosses_at:%Y-%m-%d %H:%M}",
+            Text(
+                f"Forecasts: {len(seen.forecasts)} on usage.forecasts; the next is"
+                f" {shown(first.customer)}, at {first.threshold} of {first.meter} by"
+                f" {first.crosses_at:%Y-%m-%d %H:%M}"
+            ),
             soft_wrap=True,
         )
     counts = " + ".join(f"{seen.kafka_ledger.get(name, 0)} {name}" for name in OUTCOMES)
@@ -45,7 +50,7 @@ def show(console: Console, definitions: Definitions, seen: Seen, result: Reconci
         soft_wrap=True,
     )
     for difference in result.differences[:_ROWS_MAX]:
-        console.print(f"[red]✗[/] {difference}", soft_wrap=True)
+        console.print(Text.assemble(("✗", "red"), f" {difference}"), soft_wrap=True)
     if result.reconciled:
         console.print(
             "[bold green]✓ reconciled:[/] sent = accepted + duplicate + conflict + rejected + late"
@@ -70,7 +75,8 @@ def _alerts(seen: Seen) -> Table:
     )  # fmt: skip
     for alert in sorted(seen.kafka_alerts, key=lambda a: a.crossed_at)[-_ROWS_MAX:]:
         crossed_at = f"{alert.crossed_at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(alert.customer, alert.meter, alert.threshold, alert.value, crossed_at)
+        customer = Text(shown(alert.customer))
+        table.add_row(customer, alert.meter, alert.threshold, alert.value, crossed_at)
     return table
 
 
@@ -86,5 +92,5 @@ def _top_customers(seen: Seen, definitions: Definitions) -> Table:
         if total.period_start == newest
     }
     for customer in sorted(usage, key=lambda name: -from_plain(usage[name]))[:_ROWS_MAX]:
-        table.add_row(customer, f"{newest:%Y-%m-%d}", usage[customer])
+        table.add_row(Text(shown(customer)), f"{newest:%Y-%m-%d}", usage[customer])
     return table
