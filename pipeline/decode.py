@@ -21,10 +21,7 @@ from pipeline.errors import Reject
 from pipeline.record import PLAIN_HEADERS, Headers, Record
 from pipeline.unpack import elements, media_type_of
 from schemas.quantity import exact_number
-from schemas.usage_event import HEADER_PREFIX, PACKED, STRUCTURED
-
-#: Names go into keys, alerts and state, so they must be small beside a record.
-NAME_CHARACTERS_MAX = 16_384
+from schemas.usage_event import HEADER_PREFIX, NAME_CHARACTERS_MAX, PACKED, STRUCTURED
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 
@@ -300,9 +297,10 @@ def _diagnosis(value: bytes) -> Reject:
     if version != "1.0":
         # Only a text is shown: anything else may be nested more deeply than `repr` can go.
         shown = repr(version) if isinstance(version, str) else "no text"
+        is_said = "missing" if version is None else f"{shown:.100}, not '1.0'"
         return Reject(
             "not_a_cloudevent",
-            f"specversion is {shown:.100}, not '1.0'.",
+            f"specversion is {is_said}.",
             remedy="Send CloudEvents 1.0: the attribute specversion must be '1.0'.",
         )
     for name in ("id", "source", "type", "subject", "time"):

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.decode import NAME_CHARACTERS_MAX
 from pipeline.find_parts import PartFinder
 from pipeline.gather import gather
 from pipeline.hash_parts import Hashes, hash_parts
@@ -42,6 +41,7 @@ from pipeline.scan_event import (
 )
 from pipeline.words import Texts, words_of
 from schemas.meter import path_steps
+from schemas.usage_event import NAME_CHARACTERS_MAX
 
 _NAMES = (ID, SOURCE, TYPE, SUBJECT)
 

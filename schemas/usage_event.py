@@ -30,29 +30,33 @@ PACKED_HEADER_BYTES_MAX = 64 * 1024 * 1024
 
 HEADER_PREFIX = "ce_"
 
-Name = Annotated[str, Field(min_length=1)]
+#: Names go into keys, alerts and state, so they must be small beside a record.
+NAME_CHARACTERS_MAX = 16_384
+
+Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS_MAX)]
+
+_EXAMPLE = {
+    "specversion": "1.0",
+    "id": "req-8f2c",
+    "source": "/gateway/eu-1",
+    "type": "llm.request",
+    "subject": "cus_1",
+    "time": "2026-11-20T09:30:00Z",
+    "data": {"tokens": 812, "model": "m"},
+}
+
+
+def _as_sent(schema: dict[str, Any]) -> None:
+    """An event on Kafka says its version; only the class below fills it in."""
+    schema["examples"] = [_EXAMPLE]
+    del schema["properties"]["specversion"]["default"]
+    schema["required"].insert(0, "specversion")
 
 
 class UsageEvent(BaseModel):
     """One usage event. Further attributes are CloudEvents extensions and are kept."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "specversion": "1.0",
-                    "id": "req-8f2c",
-                    "source": "/gateway/eu-1",
-                    "type": "llm.request",
-                    "subject": "cus_1",
-                    "time": "2026-11-20T09:30:00Z",
-                    "data": {"tokens": 812, "model": "m"},
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=_as_sent)
 
     specversion: Literal["1.0"] = "1.0"
     id: Name = Field(description="Unique within its source; a resend carries the same id.")

@@ -8,9 +8,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
-from pipeline.decode import NAME_CHARACTERS_MAX, decode_data, decode_event
+from pipeline.decode import decode_data, decode_event
+from pipeline.errors import Reject
 from pipeline.record import Headers
+from schemas.publish import PUBLISHED
+from schemas.usage_event import NAME_CHARACTERS_MAX
 from tests.pipeline.decoding import NAMES, refused, said, texts
 from tests.pipeline.usage_log import binary, core, event, record
 
@@ -162,6 +166,33 @@ def test_names_are_small_beside_a_record(name: str) -> None:
     too_long = record(event(**{name: "é" * (NAME_CHARACTERS_MAX + 1)}))
     assert refused(too_long) == "invalid_attribute"
     assert refused(binary(b"1", **{name: "x" * 100_000})) == "invalid_attribute"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        *({name: None} for name in ("specversion", "id", "source", "type", "subject", "time")),
+        *({name: ""} for name in ("specversion", "id", "source", "type", "subject")),
+        *({name: "é" * NAME_CHARACTERS_MAX} for name in ("id", "source", "type", "subject")),
+        *({name: "é" * (NAME_CHARACTERS_MAX + 1)} for name in ("id", "source", "type", "subject")),
+        {"specversion": "0.3"},
+        {"datacontenttype": 5},
+    ],
+    ids=lambda changed: " ".join(f"{name}={value!s:.9}" for name, value in changed.items()),
+)
+def test_the_published_schema_takes_what_is_taken_here(changed: dict[str, object]) -> None:
+    schema = json.loads((PUBLISHED / "usage_event.schema.json").read_text())
+    sent = event(**changed)
+    is_refused = bool(refused(record(sent)))
+    assert is_refused != Draft202012Validator(schema).is_valid(json.loads(sent))
+
+
+def test_a_version_that_is_missing_is_said_to_be_missing() -> None:
+    with pytest.raises(Reject, match=r"^specversion is missing\."):
+        decode_event(record(event(specversion=None)))
+    with pytest.raises(Reject, match=r"^specversion is '0\.3', not '1\.0'"):
+        decode_event(record(event(specversion="0.3")))
 
 
 @pytest.mark.parametrize("text", ["!", "MQ", "é", "MQ==MQ=="])
