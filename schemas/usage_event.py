@@ -14,7 +14,11 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
 from decimal import Decimal
+from enum import Enum
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
@@ -82,16 +86,28 @@ def _require_finite(value: Any) -> None:
     """JSON has no word for other numbers: they would travel as null, and be rejected far away.
 
     Raises:
-        ValueError: there is one in `value`, however deep.
+        ValueError: there is one in `value`, however deep; or something that can be read only once.
     """
     match value:
-        case dict():
-            for each in value.values():
-                _require_finite(each)
-        case list() | tuple() | set() | frozenset():
-            for each in value:
-                _require_finite(each)
+        case str() | int() | None:
+            return
         case float() if not math.isfinite(value):
             raise ValueError(f"{value} is no quantity: JSON has finite numbers only")
         case Decimal() if not value.is_finite():
             raise ValueError(f"{value} is no quantity: it is not finite")
+        case dict():
+            within: Iterable[Any] = value.values()
+        case list() | tuple() | set() | frozenset() | deque():
+            within = value
+        case BaseModel():
+            within = (each for _, each in value)
+        case Enum():
+            within = (value.value,)
+        case Iterator():
+            raise ValueError("an iterator cannot be sent again: give a list")
+        case _ if is_dataclass(value):
+            within = (getattr(value, each.name) for each in fields(value))
+        case _:
+            return
+    for each in within:
+        _require_finite(each)
