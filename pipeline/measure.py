@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.decode import EVENT_BYTES_MAX
 from pipeline.errors import Reject
 from schemas.definitions import Definitions
 from schemas.meter import path_steps
@@ -132,10 +133,18 @@ def _text(raw: Any) -> str:
     if isinstance(raw, Decimal):
         return str(raw)
     try:
-        return _json.encode(raw).decode()
+        text = _json.encode(raw)
     except RecursionError:
-        raise Reject(
-            "invalid_data",
-            "A dimension is nested too deeply to be written as a text.",
-            remedy="Group by a text or a number.",
-        ) from None
+        raise _no_text("is nested too deeply") from None
+    if len(text) > EVENT_BYTES_MAX:
+        # Four bytes, 1e99, become a hundred.
+        raise _no_text(f"takes {len(text)} bytes, more than an event may have,")
+    return text.decode()
+
+
+def _no_text(what: str) -> Reject:
+    return Reject(
+        "invalid_data",
+        f"A dimension {what} to be written as a text.",
+        remedy="Group by a text or a number.",
+    )

@@ -136,6 +136,13 @@ def test_a_dimension_of_a_few_bytes_does_not_become_gigabytes() -> None:
     assert len(text("-1e-999999999")) < 20
 
 
+def test_nor_does_a_list_of_such_dimensions() -> None:
+    few, many = ("[" + ",".join(["1e99"] * count) + "]" for count in (1_000, 200_000))
+    assert len(text(few)) == 101 * 1_000 + 1
+    with pytest.raises(Reject, match="takes 20200001 bytes, more than an event may have"):
+        text(many)
+
+
 def test_a_dimension_of_any_depth_is_a_text_or_is_refused() -> None:
     refused = 0
     for depth in range(800, 1_000):
