@@ -1,5 +1,7 @@
 """Dead letters: an unusable record, byte for byte, with reason and remedy in headers; and back.
 
+A record that may be too large for a letter is not kept in whole, and the letter says what it lacks.
+
 Intake appends its headers after those that the record came with. An original may have headers of
 the same names, because it was a dead letter that somebody sent again as it was, or because its
 producer is hostile: so the last ones, in their order, are intake's, and nothing else is looked at.
@@ -8,7 +10,7 @@ producer is hostile: so the last ones, in their order, are intake's, and nothing
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import structs
@@ -31,9 +33,24 @@ _ADDED = (
     rejection.HEADER_INDEX,
 )
 
+#: Without what of a record a letter may have to do, the least first.
+_WITHOUT: tuple[dict[str, Any], ...] = (
+    {},
+    {"value": None},
+    {"key": None, "value": None, "headers": ()},
+)
+
+#: On its way a header also has two lengths of up to five bytes.
+_HEADER_LENGTHS_BYTES = 10
+
 
 def rejected(record: Record, reason: Reject) -> Outgoing:
-    """`record` on its way to usage.rejected: key, value and headers as they came, and why."""
+    """`record` on its way to usage.rejected: key, value and headers as they came, and why.
+
+    What of it may not fit is left out, and said to be.
+    """
+    kept, left_out = _fitting(record)
+    message = f"Kept without its {left_out}. {reason.message}" if left_out else reason.message
     why = (
         record.topic.encode(),
         b"%d" % record.partition,
@@ -41,16 +58,31 @@ def rejected(record: Record, reason: Reject) -> Outgoing:
         b"intake",
         b"%d" % record.timestamp_ms,
         reason.reason.encode(),
-        reason.message.encode("utf-8", "backslashreplace"),
+        message.encode("utf-8", "backslashreplace"),
         reason.remedy.encode("utf-8", "backslashreplace"),
         b"%d" % record.index,
     )
-    return Outgoing(
-        topics.REJECTED.name,
-        record.value,
-        key=record.key,
-        headers=(*record.headers, *zip(_ADDED, why, strict=True)),
+    headers = (*kept.headers, *zip(_ADDED, why, strict=True))
+    if left_out:
+        headers += ((rejection.HEADER_LEFT_OUT, left_out.encode()),)
+    return Outgoing(topics.REJECTED.name, kept.value, key=kept.key, headers=headers)
+
+
+def _fitting(record: Record) -> tuple[Record, str]:
+    """As much of a record as surely fits into its letter, and the names of what is left out."""
+    for without in _WITHOUT:
+        kept = structs.replace(record, **without)
+        if _bytes_at_most(kept) <= rejection.ORIGINAL_BYTES_MAX:
+            break
+    return kept, ", ".join(without)
+
+
+def _bytes_at_most(record: Record) -> int:
+    headers = sum(
+        len(name.encode()) + len(text or b"") + _HEADER_LENGTHS_BYTES
+        for name, text in record.headers
     )
+    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 class Position(NamedTuple):
@@ -88,12 +120,16 @@ class Customer(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A rejection, opened: the record as intake read it, and why it was rejected."""
+    """A rejection, opened: the record as intake read it, and why it was rejected.
+
+    `left_out` names what was too large to be kept: "value", or "key, value, headers".
+    """
 
     original: Record
     reason: str
     message: str
     remedy: str
+    left_out: str = ""
 
     @property
     def position(self) -> Position:
@@ -104,9 +140,16 @@ class DeadLetter(NamedTuple):
 def open_letter(record: Record) -> DeadLetter:
     """The inverse of `rejected`: the original is equal to the record that was rejected.
 
+    It has no value, or neither key, value nor headers, where these are left out.
+
     Raises:
         Stop: when intake did not write it.
     """
+    left_out = ""
+    if dict(record.headers[-1:]).get(rejection.HEADER_LEFT_OUT):
+        *headers, (_, named) = record.headers
+        left_out = named.decode(errors="replace")
+        record = structs.replace(record, headers=tuple(headers))
     last = record.headers[-1:]
     if last and last[0][0] != rejection.HEADER_INDEX:
         # Written before there were packed records.
@@ -134,7 +177,7 @@ def open_letter(record: Record) -> DeadLetter:
             f"Meterline: {error}.",
             remedy="Find the program that wrote it; only Meterline writes to this topic.",
         ) from None
-    return DeadLetter(original, reason, message, remedy)
+    return DeadLetter(original, reason, message, remedy, left_out)
 
 
 class _Said(msgspec.Struct, gc=False):

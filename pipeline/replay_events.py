@@ -194,7 +194,9 @@ class Taken:
         if len(found) > 1:
             self._add(f"{place} was rejected {len(found)} times")
         if found:
-            if found[0].content != _content(event.key, event.value):
+            # As it came, or without what is too large to be kept.
+            contents = {_content(event.key, event.value), *(each.content for each in again)}
+            if found[0].content not in contents:
                 self._add(f"{place} lies on usage.rejected with other bytes")
             if found[0].reason not in {rejected.reason for rejected in again}:
                 fault = f"was rejected as {found[0].reason}, which intake does not find in it"

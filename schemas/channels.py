@@ -157,7 +157,7 @@ CHANNELS: dict[str, Channel] = {
             JsonMessage(
                 "rejection",
                 "An input that can never count, byte for byte.",
-                payload="The original value, whatever it is.",
+                payload="The original value, whatever it is; none where it is left out.",
                 content_type="application/octet-stream",
                 headers={
                     rejection.HEADER_TOPIC: "Where it came from: the topic.",
@@ -170,10 +170,14 @@ CHANNELS: dict[str, Channel] = {
                     rejection.HEADER_MESSAGE: "What is wrong, for a person.",
                     rejection.HEADER_REMEDY: "What to do about it, for a person.",
                     rejection.HEADER_INDEX: "Its place in a record that held many, decimal.",
+                    rejection.HEADER_LEFT_OUT: "What of the original is not here, because key, "
+                    f"value and headers have more than {rejection.ORIGINAL_BYTES_MAX // 2**20} MiB "
+                    "together: `value`, or `key, value, headers`.",
                 },
+                optional_headers=frozenset({rejection.HEADER_LEFT_OUT}),
             ),
         ),
-        "The original key. The original headers are kept as well.",
+        "The original key. The original headers are kept as well, if nothing says otherwise.",
         {"receive": "See what was refused, and replay it to usage.events when it is mended."},
     ),
     topics.TALLY_STATE.name: Channel(

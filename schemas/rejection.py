@@ -5,6 +5,10 @@ are kept (of an event that came packed with others: its own bytes alone, and as 
 one event), and the headers below are added after them; of several with one name the last one is
 ours. They follow Kafka Connect's dead-letter names where it has one, so existing tools can read
 them.
+
+An original that is too large to be kept is not: of what a few bytes on their way become many, no
+topic could take all. Its rejection is without its value, and if need be without its key and headers
+too, and says so in a last header and in its message; usage.events has it as long as it keeps it.
 """
 
 from __future__ import annotations
@@ -22,6 +26,12 @@ HEADER_REASON = "meterline.reason"
 HEADER_MESSAGE = "__connect.errors.exception.message"
 HEADER_REMEDY = "meterline.remedy"
 HEADER_INDEX = "meterline.index"
+HEADER_LEFT_OUT = "meterline.left_out"
+
+#: Of an original with more bytes, key and headers included, something is left out. That is less
+#: than usage.events takes, so that whatever is kept can be sent there again, and so much less than
+#: usage.rejected takes that there is room for what is added, however badly all of it is compressed.
+ORIGINAL_BYTES_MAX = 14 * 1024 * 1024
 
 Reason = Literal[
     "too_large",
@@ -70,4 +80,4 @@ class Rejection(BaseModel):
     reason: Reason
     message: str
     remedy: str
-    original: bytes
+    original: bytes = Field(description="Empty also where it is too large: the message says so.")

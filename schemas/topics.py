@@ -50,7 +50,8 @@ EVENTS = Topic(
     40 * DAY_MS,
     "Usage events as their services publish them: CloudEvents 1.0, keyed by customer.",
     # Larger events than intake takes are let in, so that they end as rejections, not as losses;
-    # a rejection is larger than its event, by the headers with reason and remedy.
+    # a rejection is larger than its event, by the headers with reason and remedy. What becomes far
+    # larger when it is unpacked is not kept in its rejection.
     config=ARRIVALS | {"max.message.bytes": str(15 * 1024 * 1024)},
     is_sharded=False,
 )
@@ -85,7 +86,7 @@ REJECTED = Topic(
     "usage.rejected",
     SHARDS,
     -1,
-    "Dead letters: the original bytes as value, reason and remedy in headers.",
+    "Dead letters: the original bytes, if they fit, as value, reason and remedy in headers.",
     config=LARGE_RECORDS,
 )
 TALLY_STATE = Topic(

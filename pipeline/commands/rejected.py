@@ -162,6 +162,8 @@ def show(
     wanted = Wanted(positions=frozenset([position]))
     for _, letter in letters(_kafka(bootstrap_servers), wanted):
         if raw:
+            if letter.left_out:
+                raise _not_kept(position)
             sys.stdout.buffer.write(letter.original.value or b"")
             return
         for line in in_full(letter):
@@ -202,7 +204,8 @@ def replay(
     """Send originals to usage.events again: the same key, value and headers, byte for byte.
 
     Each is judged anew: what counted meanwhile is a duplicate, what is still unusable is a new
-    rejection. Replaying twice counts once.
+    rejection. Replaying twice counts once. What was too large to be kept with its rejection is not
+    sent: its service has to send less in a record.
     """
     wanted = Wanted(
         frozenset(reason or ()), customer, since, until, positions=frozenset(positions or ())
@@ -216,6 +219,7 @@ def replay(
     entries = sorted(_entries(kafka, wanted))
     if missing := wanted.positions - {each.position for each in entries}:
         raise _no_rejection(missing)
+    entries = _kept(entries, wanted)
     if arrival_time is Arrival.ORIGINAL:
         _require_arrivals_hold(kafka, entries)
     if dry_run or not yes or not entries:
@@ -252,6 +256,17 @@ def send_originals(
         for old, new in sent:
             typer.echo(f"{old} → {new}")
         typer.echo(f"Sent {len(sent):,} of {len(entries):,} to {topics.EVENTS.name}.")
+
+
+def _kept(entries: Sequence[Entry], wanted: Wanted) -> list[Entry]:
+    """Those whose originals can be sent; of the others a person hears."""
+    kept = [each for each in entries if not each.left_out]
+    lacking = [each.position for each in entries if each.left_out]
+    if lacking and wanted.positions:
+        raise _not_kept(lacking[0])
+    if lacking:
+        typer.echo(f"Not to be sent: {len(lacking):,}. {_not_kept(lacking[0])}", err=True)
+    return kept
 
 
 def _require_arrivals_hold(kafka: Mapping[str, str], entries: Sequence[Entry]) -> None:
@@ -297,4 +312,12 @@ def _no_rejection(positions: Iterable[Position]) -> Stop:
     return Stop(
         f"There is no rejection of {names}, or the filters leave it out.",
         remedy="See which there are with `meterline rejected list`.",
+    )
+
+
+def _not_kept(position: Position) -> Stop:
+    return Stop(
+        f"The original of {position} was too large to be kept with its rejection.",
+        remedy="Have its service send it again in smaller records, under the same ids. Until "
+        f"retention deletes it, any client of Kafka can read it from {position.in_words}.",
     )

@@ -33,6 +33,7 @@ class Entry(NamedTuple):
     remedy: str
     customer: Customer | None
     size: int
+    left_out: str
 
 
 def entry(letter: DeadLetter, place: Place) -> Entry:
@@ -46,6 +47,7 @@ def entry(letter: DeadLetter, place: Place) -> Entry:
         intern(letter.remedy),
         customer_of(letter.original),
         len(letter.original.value or b""),
+        letter.left_out,
     )
 
 
@@ -78,7 +80,9 @@ def summary(reasons: Counter[str]) -> str:
 
 
 def as_json(each: Entry) -> str:
-    """One line of NDJSON; `received_at` is null where no calendar has it."""
+    """One line of NDJSON; null are `received_at` where no calendar has it, `bytes` of what is not
+    kept, and `left_out` where all is.
+    """
     customer = each.customer
     return json.dumps(
         {
@@ -93,7 +97,8 @@ def as_json(each: Entry) -> str:
             "reason": each.reason,
             "message": each.message,
             "remedy": each.remedy,
-            "bytes": each.size,
+            "bytes": None if each.left_out else each.size,
+            "left_out": each.left_out or None,
         }
     )
 
@@ -110,9 +115,15 @@ def in_full(letter: DeadLetter) -> Iterator[str]:
     yield f"Reason      {printable(letter.reason)}"
     yield f"Message     {printable(letter.message)}"
     yield f"Remedy      {printable(letter.remedy)}"
-    yield f"Key         {_short(letter.original.key)}"
+    if letter.left_out:
+        yield f"Left out    {printable(letter.left_out)}: too large to be kept"
+        yield f"Original    {letter.position.in_words}, until retention deletes it"
+    if "key" not in letter.left_out:
+        yield f"Key         {_short(letter.original.key)}"
     for name, text in letter.original.headers:
         yield f"Header      {printable(name)}: {_short(text)}"
+    if letter.left_out:
+        return
     if value is None:
         yield "Original    no value: a tombstone"
         return

@@ -103,6 +103,55 @@ def test_a_letter_that_was_sent_again_as_it_was_opens_to_the_letter(record: Reco
     assert open_letter(open_letter(twice).original).original == record
 
 
+MEBIBYTE = 1024 * 1024
+LARGE = b"x" * (14 * MEBIBYTE)
+
+
+def bytes_at_most(letter: Outgoing) -> int:
+    """What it takes as a batch of its own that is not compressed: with fields go their lengths."""
+    headers = sum(len(name.encode()) + len(text or b"") + 10 for name, text in letter.headers)
+    return 100 + len(letter.key or b"") + len(letter.value or b"") + headers
+
+
+@pytest.mark.parametrize(
+    ("record", "left_out"),
+    [
+        (sent(LARGE), ""),
+        (sent(LARGE, key=b"k"), "value"),
+        (sent(LARGE * 3, key=b"k", headers=(("trace", b"1"),)), "value"),
+        (sent(LARGE[1:], headers=(("", b""),)), "value"),
+        (sent(b"{", headers=(("trace", LARGE),)), "key, value, headers"),
+        (sent(b"{", headers=(("é" * len(LARGE), b""),)), "key, value, headers"),
+        (sent(b"{", headers=(("", b""),) * 2_000_000), "key, value, headers"),
+        (sent(None, key=LARGE + b"k"), "key, value, headers"),
+    ],
+    ids=["just fits", "with its key", "value", "lengths", "header", "name", "headers", "key"],
+)
+def test_a_letter_fits_into_its_topic_and_says_what_it_had_to_leave_out(
+    record: Record, left_out: str
+) -> None:
+    why = Reject("too_large", "Too many bytes. " + "x" * 1_000, remedy="Send fewer.")
+    outgoing = rejected(record, why)
+    assert bytes_at_most(outgoing) <= int(topics.REJECTED.config["max.message.bytes"])
+    letter = open_letter(as_read(outgoing))
+    assert (letter.position.offset, letter.reason, letter.left_out) == (0, "too_large", left_out)
+    fields = {field: getattr(record, field) for field in ("key", "value", "headers")}
+    absent = {"key": None, "value": None, "headers": ()}
+    expected = fields | {field: absent[field] for field in left_out.split(", ") if field}
+    assert {field: getattr(letter.original, field) for field in fields} == expected
+    assert letter.message == (f"Kept without its {left_out}. " if left_out else "") + why.message
+    # What is kept can be sent again.
+    alone = Outgoing(topics.EVENTS.name, letter.original.value, record.key, headers=record.headers)
+    assert left_out or bytes_at_most(alone) < int(topics.EVENTS.config["max.message.bytes"])
+
+
+def test_only_the_last_header_says_that_something_was_left_out() -> None:
+    hostile = sent(b"{", headers=((rejection.HEADER_LEFT_OUT, b"value"),))
+    assert letter(hostile).left_out == ""
+    assert letter(hostile).original == hostile
+    assert letter(structs.replace(hostile, value=LARGE * 2)).left_out == "value"
+
+
 @pytest.mark.parametrize(
     "strange",
     [

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from pipeline.difference import Differences
 from pipeline.errors import Stop
@@ -188,6 +189,20 @@ def test_what_is_wrong_with_an_event_of_a_packed_record_names_its_place() -> Non
     )
 
 
+def test_a_rejection_of_what_is_too_large_to_be_kept_is_no_difference() -> None:
+    log = Log([[record(0, 0, b"x" * 15 * 1024 * 1024)]])
+    log.take_in(log.events[0], TOKENS)
+    (rejected,) = log.rejected
+    assert rejected.value is None
+    assert log.differences() == ([], 1, 0)
+    # As it was before any was too large.
+    log.rejected = [structs.replace(rejected, value=log.events[0][0].value)]
+    assert log.differences() == ([], 1, 0)
+    log.rejected = [structs.replace(rejected, value=b"other")]
+    ((difference,), _, _) = log.differences()
+    assert "lies on usage.rejected with other bytes" in difference
+
+
 def drop_first_row(log: Log) -> None:
     shard = next(shard for shard in log.packs if shard)
     shard[0] = Frame(shard[0].kind, shard[0].header, (shard[0].parts[0].slice(1),))
@@ -241,6 +256,10 @@ def pack_what_is_broken(log: Log) -> None:
     log.events[0][0] = record(0, 0, b"[]")
 
 
+def empty_what_was_rejected(log: Log) -> None:
+    log.rejected[0] = structs.replace(log.rejected[0], value=None)
+
+
 def mend_what_was_rejected(log: Log) -> None:
     log.events[0][3] = record(0, 3, event("mended"))
 
@@ -257,6 +276,7 @@ TAMPERINGS: dict[str, tuple[Callable[[Log], None], str]] = {
     "the bytes": (change_column("original", b"{}"), "is packed with other content"),
     "a position": (change_column("source_offset", 3), "is packed, though intake rejects it"),
     "a partition": (change_column("source_partition", 7), "which does not exist."),
+    "a rejected value": (empty_what_was_rejected, "lies on usage.rejected with other bytes."),
     "a rejection of a good one": (reject_what_was_packed, "is packed and rejected."),
     "no rejection": (lambda log: log.rejected.clear(), "is lost: neither packed nor rejected."),
     "a doubled rejection": (

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -53,8 +53,14 @@ class Pipeline:
         self._directory = directory
         create_topics(self._kafka, topics.sized(shards=2, event_partitions=2), keep_for_ever=True)
 
-    def send(self, *originals: Original, timestamp_ms: int = 0, to: str = "usage.events") -> None:
-        producer = Producer(self._kafka)
+    def send(
+        self,
+        *originals: Original,
+        timestamp_ms: int = 0,
+        to: str = "usage.events",
+        kafka: Mapping[str, str] | None = None,
+    ) -> None:
+        producer = Producer({**self._kafka, **(kafka or {})})
         for each in originals:
             headers: Any = list(each.headers)
             producer.produce(

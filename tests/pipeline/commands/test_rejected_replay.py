@@ -189,3 +189,36 @@ def test_an_event_that_came_packed_comes_back_alone(pipeline: Pipeline) -> None:
     )
     pipeline.work(MENDED)
     assert pipeline.used("packed") == ("2", 1)
+
+
+def test_what_was_too_large_to_be_kept_is_not_sent_and_said_to_be_elsewhere(
+    pipeline: Pipeline,
+) -> None:
+    large = usage("large", "large", "x" * 15 * 1024 * 1024)
+    small = usage("small", "large", "no number")
+    compressing = {"compression.type": "zstd", "message.max.bytes": "100000000"}
+    pipeline.send(large, small, kafka=compressing)
+    pipeline.work(MENDED)
+    (whole,) = pipeline.listed("--customer", "large", "--reason", "invalid_value")
+    (lacking,) = pipeline.listed("--customer", "large", "--reason", "too_large")
+    assert (whole["bytes"], whole["left_out"]) == (len(small.value or b""), None)
+    assert (lacking["bytes"], lacking["left_out"]) == (None, "value")
+    assert lacking["message"].startswith("Kept without its value. The event has ")
+    position = lacking["position"]
+    place = f"usage.events-{lacking['source_partition']} at offset {lacking['source_offset']}"
+    shown = pipeline.command("show", position).stdout.decode()
+    assert "Left out    value: too large to be kept\n" in shown
+    assert f"Original    {place}, until retention deletes it\n" in shown
+    assert "Key         large\n" in shown
+    # Named alone it is an error, also where its empty bytes might be taken for it.
+    for arguments in (("show", position, "--raw"), ("replay", position, "--yes")):
+        refused = pipeline.command(*arguments)
+        assert (refused.returncode, refused.stdout) == (2, b"")
+        assert f"The original of {position} was too large" in refused.stderr.decode()
+        assert f"can read it from {place}." in refused.stderr.decode()
+    # The others of its customer are sent without it, aloud.
+    ended = pipeline.command("replay", "--customer", "large", "--yes")
+    assert f"Not to be sent: 1. The original of {position}" in ended.stderr.decode()
+    assert ended.stdout.startswith(f"{whole['position']} → ".encode())
+    assert ended.stdout.endswith(b"Sent 1 of 1 to usage.events.\n")
+    assert written(pipeline.events()[position]) == large
