@@ -21,7 +21,7 @@ from streams.clients import Committed, Place, Rebalanced
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
 from streams.fetch import Fetcher
-from streams.read import read_to_end
+from streams.read import UNPACKS_ALL, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
 
@@ -100,6 +100,7 @@ class ConfluentConsumer:
         self._consumer = Consumer(
             dict(settings)
             | _patience()
+            | UNPACKS_ALL
             | {
                 "queued.min.messages": 100_000,
                 "queued.max.messages.kbytes": 256 * 1024,

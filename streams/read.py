@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from sys import intern
-from typing import Literal
+from typing import Final, Literal
 
 from confluent_kafka import (
     Consumer,
@@ -20,6 +20,10 @@ from pipeline.errors import Retry
 from pipeline.record import PLAIN_HEADERS, Record
 
 _ANSWER_SECONDS = 30.0
+
+#: For whoever reads what other programs wrote. The client library unpacks with zstd no more than it
+#: would receive, by default 100 MB, and comes back to the same record for ever.
+UNPACKS_ALL: Final = {"receive.message.max.bytes": 2**31 - 1}
 
 
 def record_of(message: Message) -> Record:
@@ -143,6 +147,7 @@ def reader(
     """
     return Consumer(
         dict(kafka)
+        | UNPACKS_ALL
         | {
             # Below "critical" the client tells of every attempt; what matters is raised.
             "log_level": 2,
