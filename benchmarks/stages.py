@@ -124,6 +124,7 @@ class _Watched:
             stage.input_topic,
             stage.state_topic,
         )
+        self.trace = stage.trace
         self._stage = stage
         self._left = records
         self.clock = _Clock()

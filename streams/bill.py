@@ -43,6 +43,7 @@ class BillStage:
     name = "bill"
     input_topic = topics.TOTALS.name
     state_topic = topics.BILL_STATE.name
+    trace = None
 
     def __init__(self, definitions: Definitions, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.totals."""

@@ -157,6 +157,20 @@ class Clients(DeliveryClients, Protocol):
             KafkaException: `begin` is not there, or nothing answers.
         """
 
+    def read_all(self, topic: str) -> Iterator[Record]:
+        """Committed records of all partitions, in order per place: all that is left of them.
+
+        Raises:
+            KafkaException: nothing answers.
+        """
+
+    def firsts(self, topic: str) -> Iterator[Record]:
+        """The first of them of each partition that has one.
+
+        Raises:
+            KafkaException: nothing answers.
+        """
+
 
 class StopSignal(Protocol):
     """Says when to end; a `threading.Event` is one."""

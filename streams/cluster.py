@@ -30,10 +30,14 @@ class TopicState:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The brokers, what is known of their version, and the topics that were asked for."""
+    """The brokers, what is known of their version, and the topics that were asked for.
+
+    `config` is that of one broker; it may be empty where it may not be read.
+    """
 
     brokers: int
     version: str
+    config: Mapping[str, str]
     topics: Mapping[str, TopicState]
 
 
@@ -66,6 +70,7 @@ def look_at(kafka: Mapping[str, str], names: Collection[str], within_seconds: fl
     return Cluster(
         len(metadata.brokers),
         _version(configs.get(broker.name)),
+        configs.get(broker.name, {}),
         {name: TopicState(count, configs.get(name, {})) for name, count in found.items()},
     )
 

@@ -21,7 +21,7 @@ from streams.clients import Committed, Place, Rebalanced
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
 from streams.fetch import Fetcher
-from streams.read import UNPACKS_ALL, read_to_end
+from streams.read import UNPACKS_ALL, read_all, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
 
@@ -91,6 +91,14 @@ class ConfluentClients:
     def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
         """Committed records from offset `begin` to where the partition ends now."""
         return read_to_end(self._kafka, topic, partition, begin, whole=True)
+
+    def read_all(self, topic: str) -> Iterator[Record]:
+        """Committed records of all partitions."""
+        return read_all(self._kafka, topic, self.partition_counts()[topic])
+
+    def firsts(self, topic: str) -> Iterator[Record]:
+        """The first committed record of each partition that has one."""
+        return read_all(self._kafka, topic, self.partition_counts()[topic], only_firsts=True)
 
 
 class ConfluentConsumer:

@@ -24,6 +24,7 @@ from streams.clients import (
     unreadable_note,
 )
 from streams.failures import Patience
+from streams.forgotten import Answers
 
 log = structlog.get_logger()
 
@@ -35,7 +36,8 @@ class Deliverer:
     """Runs one sink until `stop` is set.
 
     Records are gathered for `linger_ms`, at most `batch_bytes_max` bytes of them. With
-    `notes_attempts` the intent is committed before each batch.
+    `notes_attempts` the intent is committed before each batch; with `answers` a partition without a
+    position must have none.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Deliverer:
         stop: StopSignal,
         linger_ms: int,
         notes_attempts: bool = False,
+        answers: Answers | None = None,
         batch_max: int = 2_000,
         batch_bytes_max: int = 32 * 1024 * 1024,
     ) -> None:
@@ -59,6 +62,7 @@ class Deliverer:
         self._stop = stop
         self._linger_seconds = linger_ms / 1000
         self._notes_attempts = notes_attempts
+        self._answers = answers
         self._batch_max = batch_max
         self._batch_bytes_max = batch_bytes_max
         self._owned: set[Place] = set()
@@ -209,7 +213,10 @@ class Deliverer:
 
     def _assigned(self, places: Sequence[Place]) -> None:
         starts: dict[Place, int | None] = {}
-        for place, committed in self._consumer.committed(places).items():
+        known = self._consumer.committed(places)
+        if self._answers is not None and any(found.offset is None for found in known.values()):
+            self._answers.require_positions(self._name, self._consumer)
+        for place, committed in known.items():
             attempt = _noted(place, committed.note) if committed.note else None
             if attempt is not None:
                 self._attempts[place] = attempt

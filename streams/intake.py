@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from pipeline.intake import Intake, parts
+from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record, Records
 from schemas import topics
 from schemas.definitions import Definitions
+from schemas.frame import Kind
+from streams.stage import Trace
+
+
+def _is_pack(record: Record) -> bool:
+    """Definitions are announced at every start, before anything is taken in."""
+    return open_frame(record).kind is Kind.PACK
 
 
 class IntakeStage:
@@ -16,6 +24,7 @@ class IntakeStage:
     name = "intake"
     input_topic = topics.EVENTS.name
     state_topic = None
+    trace = Trace(topics.METERED.name, _is_pack)
 
     def __init__(self, definitions: Definitions, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.metered."""

@@ -39,6 +39,9 @@ transaction.max.timeout.ms=900000
 message.max.bytes={_RECORD_BYTES_MAX}
 replica.fetch.max.bytes={_RECORD_BYTES_MAX}
 socket.request.max.bytes=104857600
+# Positions that are forgotten look like those of a first start. For ten years, as for ever is more
+# minutes than a broker can multiply.
+offsets.retention.minutes=5256000
 log.retention.ms=-1
 log.retention.bytes=-1
 """

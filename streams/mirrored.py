@@ -112,6 +112,14 @@ class MirroredClients:
             yield record
         self._complete.add(partition)
 
+    def read_all(self, topic: str) -> Iterator[Record]:
+        """Committed records of all partitions."""
+        return self._clients.read_all(topic)
+
+    def firsts(self, topic: str) -> Iterator[Record]:
+        """The first of each partition that has one."""
+        return self._clients.firsts(topic)
+
     def _mirror(self, partition: int) -> Mirror:
         if partition not in self._mirrors:
             self._mirrors[partition] = Mirror(self._path(partition), self._refused)

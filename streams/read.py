@@ -89,21 +89,49 @@ def read_to_end(
     Raises:
         KafkaException: the broker does not answer, or `begin` is not there.
     """
-    consumer = reader(kafka, missing="error" if whole else "earliest")
+    return _read_to_ends(kafka, topic, {partition: begin}, "error" if whole else "earliest")
+
+
+def read_all(
+    kafka: Mapping[str, str], topic: str, partitions: int, *, only_firsts: bool = False
+) -> Iterator[Record]:
+    """The committed records of all partitions of a topic, in order per partition: what is left of
+    them, to where each ends now, or only the first of each.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    begins = dict.fromkeys(range(partitions), 0)
+    return _read_to_ends(kafka, topic, begins, "earliest", only_firsts=only_firsts)
+
+
+def _read_to_ends(
+    kafka: Mapping[str, str],
+    topic: str,
+    begins: Mapping[int, int],
+    missing: Literal["error", "earliest"],
+    *,
+    only_firsts: bool = False,
+) -> Iterator[Record]:
+    """The committed records of partitions, each from its offset to where it ends now."""
+    consumer = reader(kafka, missing=missing)
+    unread = set(begins)
     try:
-        consumer.assign([TopicPartition(topic, partition, begin)])
-        while messages := consumer.consume(1, _ANSWER_SECONDS):
+        consumer.assign([TopicPartition(topic, *begin) for begin in begins.items()])
+        while unread:
+            messages = consumer.consume(1, _ANSWER_SECONDS)
+            if not messages:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer from {topic}"))
             # The rest of what has arrived; asking for many at first would wait for all of them.
-            messages += consumer.consume(10_000, 0)
-            for message in messages:
+            for message in messages + consumer.consume(10_000, 0):
                 error = message.error()
-                if error is None:
-                    yield any_record_of(message, kafka)
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    return
-                else:
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
                     raise KafkaException(error)
-        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer from {topic}"))
+                partition = message.partition() or 0
+                if error is None and partition in unread:
+                    yield any_record_of(message, kafka)
+                if error is not None or only_firsts:
+                    unread.discard(partition)
     finally:
         consumer.close()
 

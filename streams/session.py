@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from pipeline.errors import Stop
 from pipeline.record import Outgoing, Records
 from streams.clients import Clients, Committed, Place, unreadable_note
+from streams.forgotten import require_first_start
 from streams.stage import Stage
 
 #: Twice as long as the broker takes to end a transaction that hangs: its time-out, and then its
@@ -164,7 +165,10 @@ class Session:
         self._forget(self._counted.keys() - {partition for _, partition in places})
         starts: dict[Place, int | None] = {}
         # Waits for transactions of a former owner that are still being decided.
-        for place, committed in self._consumer.committed(places).items():
+        known = self._consumer.committed(places)
+        if known and all(committed.offset is None for committed in known.values()):
+            require_first_start(self._stage, self._clients, self._consumer)
+        for place, committed in known.items():
             _, partition = place
             # A state that nobody has counted on since is as good as a restored one.
             if partition not in self._counted or self._counted[partition] != committed.offset:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.record import Outgoing, Record, Records
 
 #: How long the group waits for a silent member; a restart of the same instance need not wait.
 SESSION_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What tells that a stage has been at work: records of `topic` that only a step leaves."""
+
+    topic: str
+    is_left_by_step: Callable[[Record], bool]
 
 
 class Stage(Protocol):
@@ -25,6 +34,10 @@ class Stage(Protocol):
     @property
     def state_topic(self) -> str | None:
         """Its changelog, co-partitioned with the input; None for a stage without memory."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """What a stage without memory leaves behind; None where the state knows its position."""
 
     def announce(self) -> Sequence[Outgoing]:
         """What must be written before the first step of a session."""

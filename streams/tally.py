@@ -18,6 +18,7 @@ class TallyStage:
     name = "tally"
     input_topic = topics.METERED.name
     state_topic = topics.TALLY_STATE.name
+    trace = None
 
     def __init__(self, shards: int = topics.SHARDS) -> None:
         """`shards` is the number of partitions of usage.metered."""

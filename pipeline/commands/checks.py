@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from importlib import metadata
@@ -131,8 +131,26 @@ def kafka(settings: Settings) -> Iterator[Finding]:
         unread = [name for name, state in cluster.topics.items() if not state.config]
         seen = "partitions" if unread else "partitions, retention and clean-up"
         yield good(f"{len(CATALOGUE)} topics have the right {seen}")
+    yield from positions(cluster.config)
     try_transactions(settings.kafka(), ANSWER_SECONDS_MAX)
     yield good("transactions begin")
+
+
+def positions(broker: Mapping[str, str]) -> Iterator[Finding]:
+    """How long a broker, by its settings, remembers the positions of a stage that does not run."""
+    minutes = broker.get("offsets.retention.minutes")
+    if minutes is None:
+        return
+    least = max(topic.retention_ms for topic in CATALOGUE) // 60_000
+    if int(minutes) < least:
+        yield bad(
+            f"positions of a stage are forgotten when it was down for {minutes} minutes, and "
+            "records are kept for longer",
+            f"Set offsets.retention.minutes of all brokers to at least {least}; it is read when a "
+            "broker starts. Until then let no stage be down for so long.",
+        )
+    else:
+        yield good("positions are remembered for as long as records are kept")
 
 
 def clickhouse(settings: Settings) -> Iterator[Finding]:

@@ -149,24 +149,27 @@ def _clickhouse() -> Run:
 
 
 def _stripe() -> Run:
-    from schemas.topics import OUTBOX
+    from schemas.topics import DELIVERIES, OUTBOX
     from sinks.stripe.client import calls_per_second, stripe_client
     from sinks.stripe.deliver import StripeSink
     from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
     from streams.deliver import Deliverer
+    from streams.forgotten import Answers
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
         require_topic(settings.kafka(), OUTBOX.name)
+        clients = ConfluentClients(settings.kafka())
         client = stripe_client(settings.stripe_api_key, settings.stripe_api_base)
         Deliverer(
             StageName.STRIPE,
             StripeSink(client, calls_per_second=calls_per_second(settings.stripe_api_key)),
-            ConfluentClients(settings.kafka()),
+            clients,
             instance=instance,
             stop=stop,
             linger_ms=settings.stripe_linger_ms,
             notes_attempts=True,
+            answers=Answers(clients, OUTBOX.name, DELIVERIES.name),
         ).run()
 
     return run

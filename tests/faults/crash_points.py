@@ -267,6 +267,14 @@ class MortalClients:
         """The topics that exist."""
         return self._clients.partition_counts()
 
+    def read_all(self, topic: str) -> Iterator[Record]:
+        """Committed records."""
+        return self._clients.read_all(topic)
+
+    def firsts(self, topic: str) -> Iterator[Record]:
+        """The first of each partition."""
+        return self._clients.firsts(topic)
+
     def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
         """Committed records; a restore may end after its first one."""
         for record in self._clients.read_to_end(topic, partition, begin):

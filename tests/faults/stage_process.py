@@ -38,6 +38,7 @@ from streams.bill import BillStage
 from streams.clients import Clients, Committed
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
+from streams.forgotten import Answers
 from streams.intake import IntakeStage
 from streams.mirrored import MirroredClients
 from streams.read import topic_id
@@ -173,12 +174,14 @@ def _loop(life: Life, clients: Clients, death: Death, stop: threading.Event) -> 
     """The loop of a stage, as `meterline run` wires it."""
     if life.stage in ("clickhouse", "stripe"):
         sink: Any
+        answers = None
         if life.stage == "clickhouse":
             connection = Connection(life.clickhouse_url, SecretStr(""))
             sink = ClickHouseSink(MortalDatabase(connection, death))
         else:
             client = mortal_stripe(stripe_client(SecretStr(STRIPE_KEY), life.stripe_url), death)
             sink = StripeSink(client, calls_per_second=LIVE_CALLS_PER_SECOND)
+            answers = Answers(clients, topics.OUTBOX.name, topics.DELIVERIES.name)
         return Deliverer(
             life.stage,
             cast(Sink, MortalSink(sink, death)),
@@ -188,6 +191,7 @@ def _loop(life: Life, clients: Clients, death: Death, stop: threading.Event) -> 
             linger_ms=20,
             batch_max=life.batch_max,
             notes_attempts=life.stage == "stripe",
+            answers=answers,
         )
     stage: Stage
     if life.stage == "intake":

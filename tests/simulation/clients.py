@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -65,6 +66,17 @@ class SimulatedClients:
         for first in range(begin, last, _READ_AT_ONCE):
             part = partial(log.committed, first, min(first + _READ_AT_ONCE, last))
             yield from self.clock.effect("part of a log", part, _unanswered)
+
+    def read_all(self, topic: str) -> Iterator[Record]:
+        """Committed records of all partitions."""
+        for partition in range(self._broker.topics[topic]):
+            yield from self.read_to_end(topic, partition, self._broker.logs[topic, partition].start)
+
+    def firsts(self, topic: str) -> Iterator[Record]:
+        """The first committed record of each partition that has one."""
+        for partition in range(self._broker.topics[topic]):
+            start = self._broker.logs[topic, partition].start
+            yield from islice(self.read_to_end(topic, partition, start), 1)
 
 
 class SimulatedWriter:

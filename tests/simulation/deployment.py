@@ -20,6 +20,7 @@ from sinks.stripe.account import Account, Call, Fault
 from sinks.stripe.deliver import StripeSink
 from streams.bill import BillStage
 from streams.deliver import Deliverer
+from streams.forgotten import Answers
 from streams.intake import IntakeStage
 from streams.stage import Stage, group_of
 from streams.tally import TallyStage
@@ -208,7 +209,12 @@ class Deployment:
                 stage, ClickHouseSink(self.clickhouse), instance, rng.randint(2, 30)
             ),
             "stripe": lambda: self._deliver(
-                stage, self._stripe_sink(), instance, rng.randint(1, 8), notes_attempts=True
+                stage,
+                self._stripe_sink(),
+                instance,
+                rng.randint(1, 8),
+                notes_attempts=True,
+                answers=Answers(self._clients, topics.OUTBOX.name, topics.DELIVERIES.name),
             ),
         }
         self.world.start(f"{stage} {instance}", runs[stage])
@@ -223,9 +229,7 @@ class Deployment:
             batch_max=batch_max,
         ).run()
 
-    def _deliver(
-        self, name: str, sink: Sink, instance: str, batch_max: int, *, notes_attempts: bool = False
-    ) -> None:
+    def _deliver(self, name: str, sink: Sink, instance: str, batch_max: int, **how: Any) -> None:
         Deliverer(
             name,
             sink,
@@ -233,8 +237,8 @@ class Deployment:
             instance=instance,
             stop=_Never(self.world),
             linger_ms=100,
-            notes_attempts=notes_attempts,
             batch_max=batch_max,
+            **how,
         ).run()
 
     def _stripe_sink(self) -> StripeSink:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from msgspec import structs
 
 from pipeline.record import Outgoing, Record, Records
+from streams.stage import Trace
 from tests.streams.on_kafka import committed, create, publish, read
 
 
@@ -34,6 +35,7 @@ class Summing:
         self.input_topic = f"{name}.in"
         self.output_topic = f"{name}.out"
         self.state_topic = f"{name}.state" if has_state else None
+        self.trace = None if has_state else Trace(self.output_topic, lambda _: True)
         self._snapshot_every = snapshot_every
         self._before_step = before_step
         self._spread = spread

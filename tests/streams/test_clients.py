@@ -304,3 +304,26 @@ def test_what_a_listener_raises_comes_out_of_read_as_it_was(kafka_either: Kafka)
         refusing.consumer.close()
 
     kafka_either.run(scenario)
+
+
+def test_all_that_is_left_of_a_topic_is_read_and_the_first_of_each_partition(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(3, "left")
+
+    def scenario() -> None:
+        ours = writer(clients, "left")
+        ours.begin()
+        ours.write(records("left", b"aborted", partition=2))
+        ours.abort()
+        plain = clients.writer("left", "a")
+        plain.write(records("left", b"deleted", b"a", b"b"))
+        plain.write(records("left", b"c", partition=2))
+        kafka_either.delete_before("left", 1)
+        clients.clock.sleep(1)
+        assert {record.value for record in clients.firsts("left")} == {b"a", b"c"}
+        found = [(record.partition, record.value) for record in clients.read_all("left")]
+        assert sorted(found) == [(0, b"a"), (0, b"b"), (2, b"c")]
+
+    kafka_either.run(scenario)

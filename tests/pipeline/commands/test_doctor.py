@@ -20,6 +20,7 @@ from schemas.topics import EVENTS, METERED, TALLY_STATE, sized
 from sinks.stripe.stand_in import StripeStandIn
 from streams.cluster import TopicState, topic_faults
 from streams.local_kafka import LocalKafka
+from streams.local_kafka_settings import SETTINGS
 from streams.topics import create_topics
 
 ROOT = Path(__file__).parents[3]
@@ -79,6 +80,7 @@ def test_where_everything_works_it_says_so_and_ends_with_0(up: dict[str, str]) -
     assert "Remedy" not in output
     assert "1 broker, version 4" in lines(output, "Kafka")
     assert "topics have the right partitions, retention and clean-up" in lines(output, "Kafka")
+    assert "positions are remembered" in lines(output, "Kafka")
     assert "transactions begin" in lines(output, "Kafka")
     assert "its tables are those of this version" in lines(output, "ClickHouse")
     assert "a stand-in takes the key" in lines(output, "Stripe")
@@ -222,6 +224,22 @@ def test_a_topic_may_keep_more_than_the_catalogue_wants_but_never_less() -> None
     ]
     assert list(topic_faults(EVENTS, {EVENTS.name: TopicState(3, {})})) == []
     assert list(topic_faults(EVENTS, {})) == ["it does not exist"]
+
+
+def test_a_broker_that_forgets_positions_before_records_is_said(
+    up: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka's default is a week."""
+    kept = "offsets.retention.minutes"
+    usual = re.sub(rf"{kept}=\d+", f"{kept}=10080", SETTINGS)
+    monkeypatch.setattr("streams.local_kafka.SETTINGS", usual)
+    with LocalKafka() as broker:
+        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": broker.address})
+    assert code == 1
+    assert "forgotten when it was down for 10080 minutes" in lines(output, "Kafka")
+    assert "offsets.retention.minutes of all brokers to at least 57600" in lines(output, "Kafka")
+    assert output.count(Mark.BAD) == 1
 
 
 def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str]) -> None:

@@ -32,6 +32,7 @@ from streams.backlog import backlog
 from streams.bill import BillStage
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
+from streams.forgotten import Answers
 from streams.intake import IntakeStage
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
@@ -134,6 +135,7 @@ class WholeSystem:
             return Deliverer(
                 stage, sink, clients,
                 instance="one", stop=stop, linger_ms=50, notes_attempts=True,
+                answers=Answers(clients, topics.OUTBOX.name, topics.DELIVERIES.name),
             )  # fmt: skip
         connection = stack.enter_context(self.clickhouse())
         return Deliverer(
