@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -258,19 +259,23 @@ class ConfluentConsumer:
 
 
 class ConfluentWriter:
-    """A `Writer`."""
+    """A `Writer`. Whoever has nothing to write needs no right to: the producer asks for one."""
 
     def __init__(self, kafka: Mapping[str, str], client_id: str) -> None:
-        self._producer = Producer(
+        self._settings = (
             dict(kafka)
             | WRITER
             | _patience()
             | {"client.id": client_id, "enable.idempotence": True, "linger.ms": 5}
         )
 
+    @cached_property
+    def _producer(self) -> Producer:
+        return Producer(self._settings)
+
     def write(self, outgoing: Sequence[Outgoing]) -> list[tuple[int, int]]:
         """Publish in order and wait."""
-        return write(self._producer, outgoing)
+        return write(self._producer, outgoing) if outgoing else []
 
 
 class ConfluentTransactions:

@@ -36,6 +36,10 @@ _REMEDIES = {
         "The user may not use the transactional id.",
         "Grant the rights of docs/operating.md.",
     ),
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: (
+        "The user may write to no topic.",
+        "Grant the rights of docs/operating.md.",
+    ),
     KafkaError.UNKNOWN_TOPIC_OR_PART: (
         "A topic of the catalogue does not exist.",
         "Create the topics with `meterline topics`.",

@@ -1,4 +1,4 @@
-"""What tests of Kafka loops are given: the real Kafka and the simulated one, in turn."""
+"""What tests of Kafka loops are given: the real Kafka and the simulated one, or one with rights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.streams.either_kafka import Kafka, RealKafka, SimulatedKafka
+from tests.streams.guarded_kafka import GuardedKafka, guarded_kafka
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -19,3 +20,10 @@ def kafka_either(
         yield RealKafka(request.getfixturevalue("kafka"))
     else:
         yield SimulatedKafka()
+
+
+@pytest.fixture(scope="session")
+def guarded() -> Iterator[GuardedKafka]:
+    """One broker with passwords and rights for the whole session: name topics uniquely."""
+    with guarded_kafka() as kafka:
+        yield kafka

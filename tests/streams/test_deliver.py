@@ -17,6 +17,7 @@ from streams import deliver
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
 from streams.local_kafka import LocalKafka
+from tests.streams.guarded_kafka import GuardedKafka
 from tests.streams.on_kafka import (
     WAIT_SECONDS_MAX,
     commit_note,
@@ -367,6 +368,28 @@ def test_a_missing_topic_stops_the_sink_with_how_to_create_it(kafka: str) -> Non
     stop = threading.Event()
     with pytest.raises(Stop, match="A topic of the catalogue does not exist"):
         run_to_its_end(deliverer(kafka, "absent", Recording("deliver.absent"), stop), stop)
+
+
+def test_a_sink_that_says_nothing_needs_no_right_to_write(guarded: GuardedKafka) -> None:
+    create(guarded.address, 1, "deliver.quiet")
+    publish(guarded.address, "deliver.quiet", numbered(0, 5))
+    guarded.allow("reader", ("topic", "deliver.quiet", "read"), ("group", "meterline.", "read"))
+    # Slowly, as a client is told later what it may not.
+    sink = Recording("deliver.quiet", on_write=lambda _: time.sleep(0.3))
+    run_until(guarded.address, "quiet", sink, 5, batch_max=1, client=guarded.login("reader"))
+    assert sink.values == values(0, 5)
+
+
+def test_a_sink_that_may_not_write_what_it_says_stops(guarded: GuardedKafka) -> None:
+    create(guarded.address, 1, "deliver.denied", "deliver.said")
+    publish(guarded.address, "deliver.denied", numbered(0, 1))
+    guarded.allow("reader", ("topic", "deliver.denied", "read"), ("group", "meterline.", "read"))
+    guarded.allow("reader", ("topic", "deliver.said", "describe"))
+    sink = Recording("deliver.denied", outgoing=lambda _: [Outgoing("deliver.said", b"1")])
+    stop = threading.Event()
+    denied = deliverer(guarded.address, "denied", sink, stop, client=guarded.login("reader"))
+    with pytest.raises(Stop, match="may write to no topic"):
+        run_to_its_end(denied, stop)
 
 
 def test_a_sink_lives_through_the_death_of_the_broker(
