@@ -22,7 +22,7 @@ import logging
 import signal
 import ssl
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,15 @@ from streams.stage import SESSION_TIMEOUT_MS, group_of
 
 log = logging.getLogger(__name__)
 
+#: Faust tries for ever. A group without a dead member begins after its session time-out.
+_START_SECONDS_MAX = 60.0
+
 
 def run_watch(settings: Settings, definitions: Definitions) -> None:
     """Runs until SIGTERM or SIGINT; call it on the main thread.
 
     Raises:
-        Retry: Kafka does not answer.
+        Retry: Kafka does not answer, or denies a right.
         Stop: a record of usage.totals or usage.forecasts cannot be read.
     """
     for noisy in ("faust", "mode", "aiokafka"):
@@ -69,13 +72,9 @@ async def _serve(settings: Settings, definitions: Definitions, scratch: Path) ->
     try:
         # Started directly: Faust's own worker would set up logging, print a banner and, on some
         # ways, open a port to all the world.
-        await app.start()
-        log.info("the watch is running")
-        crashed = asyncio.ensure_future(app.wait_until_stopped())
-        stopped = asyncio.ensure_future(stopping.wait())
-        await asyncio.wait({crashed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        crashed.cancel()
-        stopped.cancel()
+        if await _unless(stopping, app.start(), _START_SECONDS_MAX):
+            log.info("the watch is running")
+            await _unless(stopping, app.wait_until_stopped())
     except AiokafkaError as error:
         watch.failure = error
     finally:
@@ -84,6 +83,32 @@ async def _serve(settings: Settings, definitions: Definitions, scratch: Path) ->
     if failure is not None:
         raise _named(failure) from failure
     log.info("the watch has stopped")
+
+
+async def _unless(
+    stopping: asyncio.Event, work: Awaitable[object], seconds_max: float | None = None
+) -> bool:
+    """Do `work` to its end, but give it up once `stopping` is set; whether it ended.
+
+    Raises:
+        Retry: it takes too long.
+    """
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.ensure_future(stopping.wait())
+    done, given_up = await asyncio.wait(
+        {working, stopped}, timeout=seconds_max, return_when=asyncio.FIRST_COMPLETED
+    )
+    for task in given_up:
+        task.cancel()
+    if not done:
+        raise Retry(
+            f"Kafka does not let the watch begin: it did not for {seconds_max:.0f} s.",
+            remedy="Check METERLINE_BOOTSTRAP_SERVERS, that the broker runs, and that the user has "
+            "the rights of docs/operating.md.",
+        )
+    if working in done:
+        await working
+    return working in done
 
 
 class Watch:

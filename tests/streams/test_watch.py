@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
+from pipeline.errors import Retry
 from pipeline.periods import DAY_MS, PERIOD_DAYS_MAX
 from pipeline.settings import Settings
 from schemas.definitions import Definitions
@@ -27,7 +28,7 @@ from schemas.frame import Kind, seal
 from schemas.topics import FORECASTS, LARGE_RECORDS, SHARDS, TOTALS
 from schemas.total import TOTAL_COLUMNS
 from streams.local_kafka import LocalKafka
-from streams.watch import credentials
+from streams.watch import credentials, run_watch
 
 WAIT_SECONDS_MAX = 60
 #: Kafka's default of `segment.ms`: a record may stay for that much longer than its retention.
@@ -45,6 +46,7 @@ DEFINITIONS = Definitions.model_validate(
 RUN_WATCH = """
 import sys
 from pathlib import Path
+from pipeline.errors import Retry
 from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from streams.watch import run_watch
@@ -250,6 +252,33 @@ def test_without_a_broker_the_watch_says_what_to_check(start_watch: StartWatch) 
     assert watch.returncode != 0
     assert "Retry: Kafka does not answer" in output
     assert "Check METERLINE_BOOTSTRAP_SERVERS" in output
+
+
+def test_a_watch_that_gets_no_answer_ends_when_it_is_told_to(start_watch: StartWatch) -> None:
+    with silent_broker() as silent:
+        watch = start_watch(address_of(silent))
+        connection, _ = silent.accept()
+        with connection:
+            assert stop(watch) == ""
+
+
+def test_a_watch_that_gets_no_answer_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streams.watch._START_SECONDS_MAX", 0.5)
+    with silent_broker() as silent, pytest.raises(Retry, match="does not let the watch begin"):
+        run_watch(Settings(bootstrap_servers=address_of(silent)), DEFINITIONS)
+
+
+def silent_broker() -> socket.socket:
+    """Takes connections and never says a word."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(WAIT_SECONDS_MAX)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def test_faust_is_told_the_same_credentials_as_every_other_client() -> None:
