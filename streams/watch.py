@@ -53,12 +53,20 @@ def run_watch(settings: Settings, definitions: Definitions) -> None:
 
     Raises:
         Retry: Kafka does not answer, or denies a right.
-        Stop: a record of usage.totals or usage.forecasts cannot be read.
+        Stop: a record of usage.totals or usage.forecasts cannot be read, or there is no room for
+            temporary files.
     """
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Faust wants a directory, though nothing is kept in it.
-    with tempfile.TemporaryDirectory(prefix="meterline-watch-") as scratch:
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="meterline-watch-")
+    except OSError as error:
+        raise Stop(
+            f"The watch finds no room for temporary files: {error.strerror}.",
+            remedy="Name a directory in TMPDIR that has room and that this user may write to.",
+        ) from error
+    with temporary as scratch:
         asyncio.run(_serve(settings, definitions, Path(scratch)))
 
 

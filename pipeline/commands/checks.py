@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import StrEnum
@@ -235,20 +234,27 @@ def local_kafka() -> Iterator[Finding]:
 
 def disk(settings: Settings | None) -> Iterator[Finding]:
     """Room where this machine keeps what it keeps."""
-    places = [Path(tempfile.gettempdir()), cache_directory()]
-    # A faulty URL is said by the check of ClickHouse.
-    with suppress(Stop):
-        if settings is not None and (embedded := _embedded_directory(settings)) is not None:
-            places.append(embedded)
-    rooms = []
+    from streams.instance import directory_of_names
+
+    places = [directory_of_names().absolute(), cache_directory()]
+    if settings is not None:
+        places.append(settings.state_directory.absolute())
+        # A faulty URL is said by the check of ClickHouse.
+        with suppress(Stop):
+            if (embedded := _embedded_directory(settings)) is not None:
+                places.append(embedded)
+    # What is to be made in the same directory is looked at once.
+    nearest: dict[Path, Path] = {}
     for place in places:
-        there = next(path for path in (place, *place.parents) if path.exists())
+        nearest.setdefault(next(filter(_is_there, (place, *place.parents))), place)
+    rooms = []
+    for there, place in nearest.items():
         free = shutil.disk_usage(there).free
         if not there.is_dir():
             yield bad(
                 f"{there} is no directory, so {place} cannot be one",
-                "Name a directory in XDG_CACHE_HOME, which says where the cache is, or in "
-                "METERLINE_CLICKHOUSE_URL.",
+                "Name a directory in TMPDIR, in XDG_CACHE_HOME, which says where the cache is, in "
+                "METERLINE_STATE_DIRECTORY or in METERLINE_CLICKHOUSE_URL.",
             )
         elif not os.access(there, os.W_OK):
             yield bad(f"{there} cannot be written to", "Give this user the right to write there.")
@@ -260,6 +266,11 @@ def disk(settings: Settings | None) -> Iterator[Finding]:
             rooms.append(f"{free / 1024**3:.0f} GiB for {place}")
     if rooms:
         yield good(", ".join(rooms))
+
+
+def _is_there(path: Path) -> bool:
+    # Path.exists raises where this user may not look.
+    return os.access(path, os.F_OK)
 
 
 def _billed(settings: Settings) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import Stop
 from streams.instance import claim_instance
 
 CLAIM_AND_WAIT = """
@@ -24,7 +26,6 @@ with claim_instance(sys.argv[1]) as name:
 @pytest.fixture(autouse=True)
 def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No other test's or deployment's processes."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
@@ -61,10 +62,29 @@ def test_each_process_of_a_stage_has_the_lowest_free_number_of_its_host() -> Non
 
 
 def test_an_error_inside_gives_the_name_back() -> None:
-    with pytest.raises(ZeroDivisionError), claim_instance("tally") as name:
-        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError), claim_instance("tally") as name:
+        raise FileNotFoundError
     with claim_instance("tally") as again:
         assert again == name
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "taken"])
+def test_a_place_without_room_is_said_and_no_other_is_looked_for(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another place a name that is taken would seem free; one that is set needs no place."""
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / f"meterline-{os.getuid()}").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / place))
+    with (
+        pytest.raises(Stop, match=f"No name can be claimed in {tmp_path / place}") as stop,
+        claim_instance("tally"),
+    ):
+        pass
+    assert "METERLINE_INSTANCE" in stop.value.remedy
+    with claim_instance("tally", "blue") as name:
+        assert name == "blue"
 
 
 def test_a_killed_process_leaves_its_name_to_its_successor() -> None:

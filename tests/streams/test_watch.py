@@ -19,7 +19,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from pipeline.errors import Retry
+from pipeline.errors import Retry, Stop
 from pipeline.periods import DAY_MS, PERIOD_DAYS_MAX
 from pipeline.settings import Settings
 from schemas.definitions import Definitions
@@ -300,3 +300,12 @@ def test_faust_is_told_the_same_credentials_as_every_other_client() -> None:
 
 def told(**settings: str) -> Mapping[str, Any]:
     return credentials_to_aiokafka_auth(credentials(Settings.model_validate(settings)))
+
+
+def test_where_there_is_no_room_for_temporary_files_the_watch_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(Stop, match="no room for temporary files") as stop:
+        run_watch(Settings(), DEFINITIONS)
+    assert "TMPDIR" in stop.value.remedy

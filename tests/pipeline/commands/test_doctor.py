@@ -163,6 +163,18 @@ def test_a_cache_below_a_file_is_no_room(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
+@pytest.mark.parametrize("name", ["TMPDIR", "METERLINE_STATE_DIRECTORY"])
+def test_names_and_states_that_are_to_be_kept_below_a_file_have_no_room(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    monkeypatch.setenv(name, str(file / "below"))
+    (found,) = (finding for finding in disk(Settings()) if finding.mark is Mark.BAD)
+    assert found.what.startswith(f"{file} is no directory, so {file}/below")
+    assert name in found.remedy
+
+
 def test_an_address_of_clickhouse_that_is_no_url_is_said_and_not_quoted() -> None:
     settings = Settings.model_construct(clickhouse_url="http://[secret/x")
     with pytest.raises(Stop, match="METERLINE_CLICKHOUSE_URL is no valid URL") as stop:
