@@ -183,7 +183,7 @@ class LocalKafka:
             unfinished.rename(data)
         (self.directory / "log4j2.properties").write_text(LOGGING)
         (self.directory / "server.properties").write_text(
-            SETTINGS.format(port=self.port, controller_port=_free_port(self.port), data=data)
+            SETTINGS.format(port=self.port, controller_port=_free_port(self.port))
         )
 
     def _launch(self, distribution: Distribution) -> subprocess.Popen[bytes]:
@@ -194,7 +194,7 @@ class LocalKafka:
                 f"-XX:SharedArchiveFile={distribution.base_classes}",
                 f"-XX:ArchiveClassesAtExit={self._classes_at_exit(distribution)}",
             ]
-        logging = f"-Dlog4j2.configurationFile={self.directory / 'log4j2.properties'}"
+        logging = f"-Dlog4j2.configurationFile={(self.directory / 'log4j2.properties').as_uri()}"
         java = distribution.command(*self._jvm, *archive, logging)
         with self._log.open("ab") as log:
             broker = subprocess.Popen(

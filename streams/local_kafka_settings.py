@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _RECORD_BYTES_MAX = 16 * 1024 * 1024
 
-#: Kafka's own settings, to be formatted with `port`, `controller_port` and `data`.
+#: Kafka's own settings, to be formatted with `port` and `controller_port`. The records' folder is
+#: named from where it runs: a whole path may have letters that mean something else here.
 SETTINGS = f"""\
 process.roles=broker,controller
 node.id=1
@@ -12,7 +13,7 @@ listeners=PLAINTEXT://127.0.0.1:{{port}},CONTROLLER://127.0.0.1:{{controller_por
 advertised.listeners=PLAINTEXT://127.0.0.1:{{port}}
 controller.listener.names=CONTROLLER
 controller.quorum.voters=1@127.0.0.1:{{controller_port}}
-log.dirs={{data}}
+log.dirs=data
 auto.create.topics.enable=false
 # One node holds everything.
 default.replication.factor=1

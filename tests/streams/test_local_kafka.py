@@ -136,6 +136,14 @@ def test_a_second_life_in_the_same_directory_has_the_records_of_the_first(tmp_pa
         assert read_committed(second.address, "kept") == [b"first"]
 
 
+def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
+    with LocalKafka(tmp_path / "Zähler, a\\b #1?%41") as kafka:
+        create_topic(kafka.address, "kept")
+        write(kafka.address, "kept", b"value")
+        assert read_committed(kafka.address, "kept") == [b"value"]
+        assert " INFO " in (kafka.directory / "broker.log").read_text()
+
+
 def test_a_file_is_no_directory_and_nobody_is_told_to_remove_it(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("precious")
