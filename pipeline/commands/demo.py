@@ -14,6 +14,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import quote
 
 import typer
 from confluent_kafka import KafkaException
@@ -183,7 +184,7 @@ def _play(
             bootstrap_servers=address,
             config=config.absolute(),
             state_directory=directory / "state",
-            clickhouse_url=f"chdb://{directory / 'clickhouse'}",
+            clickhouse_url=f"chdb://{quote(str(directory / 'clickhouse'))}",
             stripe_api_key=_STRIPE_KEY,
             stripe_api_base=stripe.url,
         )

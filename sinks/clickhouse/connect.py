@@ -124,6 +124,12 @@ def _embedded(parts: SplitResult) -> Client:
     path = unquote(parts.path)
     if parts.netloc or not path.strip("/"):
         raise Stop("The address of the embedded engine has no directory.", remedy=_URL_REMEDY)
+    if "?" in path:
+        # It would take what follows for options, and keep its tables in another directory.
+        raise Stop(
+            f"The embedded ClickHouse can open no directory with a question mark: {path}.",
+            remedy="Name another directory in METERLINE_CLICKHOUSE_URL.",
+        )
     try:
         return clickhouse_connect.get_client(
             interface="chdb", path=path, settings=dict(_SETTINGS), tz_mode="aware"

@@ -44,6 +44,14 @@ def test_the_settings_of_another_deployment_change_nothing(tmp_path: Path) -> No
     assert json.loads(report.read_text())["reconciled"]
 
 
+def test_a_directory_may_have_any_name_and_all_is_kept_in_it(tmp_path: Path) -> None:
+    kept = tmp_path / "Zähler, a #1%41"
+    code, output, errors = meterline_demo("--directory", kept)
+    assert code == 0, output + errors
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert (kept / "clickhouse" / "store").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "place", "said"),
     [

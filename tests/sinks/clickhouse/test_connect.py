@@ -25,6 +25,7 @@ CANARY = SecretStr("canary-5d41402a")
     [
         ("chdb:///", "no directory"),
         ("chdb://relative/path", "no directory"),
+        ("chdb:///proc/none%3Fa=b", "question mark: /proc/none\\?a=b"),
         ("http://", "no ClickHouse address"),
         ("postgres://host/db", "no ClickHouse address"),
         ("http://host:99999/db", "no valid port"),
