@@ -77,7 +77,7 @@ def endure(directory: Path, events: int, minutes: float, every_seconds: float) -
     Making further rounds is not the sink's work: its CPU time is subtracted.
 
     Raises:
-        RuntimeError: not all accepted events are there once at the end.
+        RuntimeError: not all accepted events are there once at the end, each with its value.
         ValueError: the month of the events is over first.
     """
     feed = Feed(events)
@@ -105,15 +105,17 @@ def endure(directory: Path, events: int, minutes: float, every_seconds: float) -
     done = next(rounds)
     with connection.client() as client:
         merging_seconds = wait_until_merged(client)
-        ((kept,),) = client.query("SELECT count() FROM events FINAL").result_rows
+        (kept,) = client.query(
+            "SELECT sum(JSONExtractInt(data, 'value')), count() FROM events FINAL"
+        ).result_rows
         ((delayed, limit),) = client.query(
             "SELECT (SELECT sum(value) FROM system.events WHERE event = 'DelayedInserts'),"
             " (SELECT value FROM system.merge_tree_settings WHERE name = 'parts_to_delay_insert')"
         ).result_rows
     connection.close()
-    accepted = sum(one.events for one in feed.workload.expected().values())
-    if kept != accepted * done:
-        raise RuntimeError(f"{kept} events are there of {accepted * done}")
+    values, accepted = map(sum, zip(*feed.workload.expected().values(), strict=True))
+    if kept != (values * done, accepted * done):
+        raise RuntimeError(f"{kept[1]} events are there of {accepted * done}, with {kept[0]}")
     rows = feed.workload.events * done
     second, last = thirds([one.events_parts for one in sampler.samples])
     return {

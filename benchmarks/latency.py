@@ -138,7 +138,7 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
 
     Raises:
         TimeoutError: a probe's total or alert never came.
-        RuntimeError: an alert came twice.
+        RuntimeError: an alert came twice, or a probe's total is wrong.
     """
     begins = _ends(deployed, topics.METERED.name)
     cpu_before = deployed.cpu_seconds()
@@ -148,6 +148,8 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
     seen = observer.seen
     if seen.repeated:
         raise RuntimeError(f"{len(seen.repeated)} alerts came twice, {seen.repeated[0]} for one")
+    if seen.wrong:
+        raise RuntimeError(f"{len(seen.wrong)} totals of probes are wrong, {seen.wrong[0]} for one")
     counted = load.counted
     due_ms = {probe: sent.begin_ms + due_ns / 1e6 for probe, due_ns in counted.items()}
     packed = packed_ms(deployed.kafka, begins)

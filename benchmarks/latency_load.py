@@ -37,8 +37,10 @@ _PREFIX = "probe_"
 _PROBE = (
     b'{"specversion":"1.0","id":"probe-%d-%d","source":"/gateway/eu-1","type":"llm.request",'
     b'"subject":"%b","time":"2026-11-02T00:00:00Z",'
-    b'"data":{"value":80000,"model":"m-0","region":"eu-0"}}'
+    b'"data":{"value":%d,"model":"m-0","region":"eu-0"}}'
 )
+#: Over the first threshold of a customer.
+_PROBE_VALUE = 80_000
 #: What else is sent, again and again under other ids.
 _POOL = Workload(100_000, duplicate_share=0)
 #: Where the id stands in an event, 16 digits.
@@ -144,7 +146,7 @@ def send(address: str, load: Load) -> Sent:
             event = b"%b%04x%012x%b" % (head, load.number, number, tail)
             if number % load.spacing == 0:
                 key = load.probe(number).encode()
-                event = _PROBE % (load.number, number, key)
+                event = _PROBE % (load.number, number, key, _PROBE_VALUE)
             while True:
                 try:
                     producer.produce(
@@ -175,6 +177,8 @@ class Seen:
     totals_written_ms: dict[str, int] = field(default_factory=dict)
     #: Alerts that came a second time. There must be none.
     repeated: list[str] = field(default_factory=list)
+    #: Probes of which a total is not what was sent. There must be none.
+    wrong: list[str] = field(default_factory=list)
 
 
 class Observer(Background):
@@ -230,7 +234,11 @@ class Observer(Background):
             elif customer.startswith(_PREFIX):
                 seen.alerts_ns[customer] = now_ns
             return
-        for customer in _probes_in(open_frame(record).parts[0]):
+        probes = _probes_in(open_frame(record).parts[0])
+        values = probes.column("value").to_pylist()
+        for customer, value in zip(_customers(probes), values, strict=True):
+            if value != str(_PROBE_VALUE):
+                seen.wrong.append(customer)
             seen.totals_ns.setdefault(customer, now_ns)
             seen.totals_written_ms.setdefault(customer, record.timestamp_ms)
 
@@ -242,12 +250,16 @@ def packed_ms(kafka: Mapping[str, str], begins: Mapping[int, int]) -> dict[str, 
         for record in read_to_end(kafka, topics.METERED.name, shard, begin):
             frame = open_frame(record)
             if frame.kind is Kind.PACK:
-                for customer in _probes_in(frame.parts[0]):
+                for customer in _customers(_probes_in(frame.parts[0])):
                     written[customer] = record.timestamp_ms
     return written
 
 
-def _probes_in(batch: pa.RecordBatch) -> list[str]:
+def _probes_in(batch: pa.RecordBatch) -> pa.RecordBatch:
     customers = pc.cast(batch.column("customer"), pa.string())
-    found: list[str] = customers.filter(pc.starts_with(customers, _PREFIX)).to_pylist()
+    return batch.filter(pc.starts_with(customers, _PREFIX))
+
+
+def _customers(batch: pa.RecordBatch) -> list[str]:
+    found: list[str] = batch.column("customer").to_pylist()
     return found

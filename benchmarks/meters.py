@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.workload import EVENT_TYPES
+from benchmarks.totals import Key
+from benchmarks.workload import EVENT_TYPES, Workload
 from schemas.definitions import Definitions
 
 
@@ -33,3 +34,11 @@ DEFINITIONS = Definitions.model_validate(
         "default_plan": "free",
     }
 )
+
+
+def expected(workload: Workload) -> dict[Key, int]:
+    """The right totals."""
+    return {
+        (customer, slug(kind), "{}"): total.value
+        for (customer, kind), total in workload.expected().items()
+    }

@@ -17,7 +17,6 @@ import gc
 import json
 import os
 import time
-from collections import Counter
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -29,11 +28,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts
-from benchmarks.stages import SEED, Measured, events, intake, machine, tally
-from pipeline.open_frame import open_frame
+from benchmarks.stages import SEED, Measured, events, expected, intake, machine, tally
+from benchmarks.totals import check_totals, published_totals
 from schemas import topics
-from schemas.total import read_totals
-from streams.chain import Tail
 from streams.cut import extents
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.producer import Producer
@@ -41,9 +38,6 @@ from streams.topics import create_topics
 
 _LINGER_MS = 50
 _BUFFER_FULL_SECONDS = 0.01
-
-#: (customer, model) → tokens.
-Totals = Counter[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -140,37 +134,13 @@ def end_to_end(
         size = sum(log.stat().st_size for log in logs)
         taken_in = processes.submit(intake, broker.address, count, records).result()
         counted = processes.submit(tally, broker.address, count).result()
-        if totals(kafka) != expected(count, begin_ms):
-            raise RuntimeError(f"the totals of {way.name} are not what was sent")
+        check_totals(published_totals(kafka), expected(count, begin_ms))
     return {
         "records": records,
         "broker_bytes_per_event": size / count,
         "intake": _figures(taken_in),
         "tally": _figures(counted),
     }
-
-
-def totals(kafka: dict[str, str]) -> Totals:
-    """What tally has published, over all periods."""
-    newest: dict[tuple[str, str, object], int] = {}
-    # Waits for what was committed a moment ago and is not decided in every partition yet.
-    for record in Tail(kafka).read(topics.TOTALS.name):
-        for total in read_totals(open_frame(record)):
-            key = total.customer, total.group["model"], total.period_start
-            newest[key] = int(total.value)
-    found: Totals = Counter()
-    for (customer, model, _), tokens in newest.items():
-        found[customer, model] += tokens
-    return found
-
-
-def expected(count: int, begin_ms: int) -> Totals:
-    """Each event once, in plain Python."""
-    found: Totals = Counter()
-    for text in {event for _, event, _ in events(count, begin_ms=begin_ms)}:
-        event = json.loads(text)
-        found[event["subject"], event["data"]["model"]] += event["data"]["tokens"]
-    return found
 
 
 def measure(count: int, rounds: int, say: Console) -> dict[str, Any]:
@@ -195,7 +165,6 @@ def measure(count: int, rounds: int, say: Console) -> dict[str, Any]:
             "client_cpu": sending[SINGLE.name]["cpu_us_per_event"]
             / sending[PACKED.name]["cpu_us_per_event"],
         },
-        "totals_checked": True,
         "seed": SEED,
         "load_average_before": load_before,
         "machine": machine(),

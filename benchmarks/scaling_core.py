@@ -18,7 +18,8 @@ import psutil
 import pyarrow as pa
 
 from benchmarks.histogram import Histogram
-from benchmarks.meters import DEFINITIONS, slug
+from benchmarks.meters import DEFINITIONS, expected
+from benchmarks.totals import COLUMNS, check_totals
 from benchmarks.workload import Workload
 from pipeline.record import Outgoing, Record, Records
 from schemas import topics
@@ -32,7 +33,6 @@ from streams.transact import tune_process
 BATCH = 10_000
 
 _HEADERS = (("content-type", STRUCTURED.encode()),)
-_CHECKED = ("customer", "meter", "value")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def drive(shape: Shape, marks: Sequence[int] = ()) -> list[dict[str, Any]]:
             if done in marks or done == shape.events:
                 found.append(driven.figures(done))
         driven.close()
-        _check(shape.workload, file)
+        with file.open("rb") as opened:
+            check_totals(pa.ipc.open_stream(opened), expected(shape.workload))
     return found
 
 
@@ -160,7 +161,7 @@ class _Driven:
                 )
                 self._offsets[place] += 1
             elif record.topic == topics.TOTALS.name:
-                self._keep(unseal(record.value or b"").parts[0].select(_CHECKED))
+                self._keep(unseal(record.value or b"").parts[0].select(COLUMNS))
 
     def _keep(self, totals: pa.RecordBatch) -> None:
         """On disk, as what is held in memory is measured."""
@@ -189,22 +190,6 @@ def _headers(outgoing: Sequence[Outgoing]) -> Iterator[dict[str, Any]]:
     for record in outgoing:
         if record.topic == topics.TALLY_STATE.name:
             yield unseal(record.value or b"").header
-
-
-def _check(workload: Workload, file: Path) -> None:
-    """The newest of each total must be the right one."""
-    newest: dict[tuple[str, str], int] = {}
-    with file.open("rb") as opened:
-        for batch in pa.ipc.open_stream(opened):
-            customers, meters, values = (batch.column(name).to_pylist() for name in _CHECKED)
-            newest.update(zip(zip(customers, meters, strict=True), map(int, values), strict=True))
-    expected = {
-        (customer, slug(kind)): total.value
-        for (customer, kind), total in workload.expected().items()
-    }
-    if newest != expected:
-        wrong = [key for key in expected if newest.get(key) != expected[key]]
-        raise RuntimeError(f"{len(wrong)} of {len(expected)} totals are wrong: {wrong[:3]}")
 
 
 def _memory_bytes() -> int:

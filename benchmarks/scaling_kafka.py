@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.backlog import decided, drain, held_back, send_all, taken_in
-from benchmarks.meters import DEFINITIONS
+from benchmarks.meters import DEFINITIONS, expected
 from benchmarks.race import topic_bytes
+from benchmarks.totals import check_totals, published_totals
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
 from benchmarks.workload import Workload
@@ -26,6 +27,7 @@ def on_kafka(workload: Workload, tally_processes: int) -> dict[str, Any]:
 
     Raises:
         TimeoutError: a stage does not get on.
+        RuntimeError: the totals are wrong.
     """
     with (
         tempfile.TemporaryDirectory(prefix="meterline-scaling-") as scratch,
@@ -53,6 +55,7 @@ def on_kafka(workload: Workload, tally_processes: int) -> dict[str, Any]:
             with tally:
                 usages = {"tally": tally, "broker": of_broker}
                 counted = drain(decided(kafka, topics.SHARDS), workload.events, usages)
+        check_totals(published_totals(kafka), expected(workload))
         return {
             "events": workload.events,
             "customers": workload.customers,

@@ -6,6 +6,7 @@ Starts a local Kafka, fills `usage.events` with seeded events, and lets each of 
 process of its own, read it from the first to the last: one that only consumes and decodes with
 msgspec (the roofline, measured before and after the others), intake, and tally. CPU time is that
 of the whole process, user and system, background threads included, without imports and restore.
+In the end the totals must be those of a count in plain Python.
 Rates of one run compare with each other; between machines only the ratios do.
 """
 
@@ -16,6 +17,7 @@ import json
 import platform
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -31,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.consume import consume
+from benchmarks.totals import Key, check_totals, published_totals
 from pipeline.record import Outgoing, Record, Records
 from schemas import topics
 from schemas.definitions import Definitions
@@ -196,6 +199,16 @@ def events(
         yield customer, event, arrival_ms
 
 
+def expected(count: int, begin_ms: int = _BEGIN_MS) -> Counter[Key]:
+    """The right totals of these events: each once, in plain Python."""
+    found = Counter[Key]()
+    for text in {event for _, event, _ in events(count, begin_ms=begin_ms)}:
+        event = json.loads(text)
+        group = f'{{"model":"{event["data"]["model"]}"}}'
+        found[event["subject"], "tokens", group] += event["data"]["tokens"]
+    return found
+
+
 def bare(address: str, count: int) -> Measured:
     """Consume and decode with msgspec, and nothing else."""
     clock = _Clock()
@@ -233,12 +246,17 @@ def _run(stage: Stage, address: str, *, records: int, count: int) -> Measured:
 
 
 def measure(count: int, say: Console) -> dict[str, Measured]:
-    """All programs, one after the other, on one broker."""
+    """All programs, one after the other, on one broker.
+
+    Raises:
+        RuntimeError: the totals are wrong.
+    """
     with (
         LocalKafka(jvm=FULL_SPEED) as broker,
         ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes,
     ):
-        create_topics({"bootstrap.servers": broker.address}, keep_for_ever=True)
+        kafka = {"bootstrap.servers": broker.address}
+        create_topics(kafka, keep_for_ever=True)
         say.print(f"Sending {count:,} events…")
         with Producer(broker.address, linger_ms=50, kafka={"log_level": "2"}) as producer:
             for customer, event, arrival_ms in events(count):
@@ -252,6 +270,7 @@ def measure(count: int, say: Console) -> dict[str, Measured]:
         ):
             say.print(f"Measuring {name}…")
             results[name] = processes.submit(program, broker.address, count).result()
+        check_totals(published_totals(kafka), expected(count))
         return results
 
 

@@ -9,7 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from benchmarks.clickhouse_feed import ALL_TOPICS, Feed
-from benchmarks.clickhouse_merges import GROWTH_MAX, thirds
+from benchmarks.clickhouse_insert import measure
+from benchmarks.clickhouse_merges import GROWTH_MAX, endure, thirds
+from benchmarks.workload import Sum, Workload
 from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.write import ClickHouseSink
@@ -60,6 +62,26 @@ def test_a_round_after_the_end_of_the_month_is_refused() -> None:
 def test_parts_that_grow_to_the_end_are_seen(parts: list[int], kept_up: bool) -> None:
     second, last = thirds(parts)
     assert (last <= second * GROWTH_MAX) == kept_up
+
+
+@pytest.fixture
+def one_more_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value is to be larger by one than what is sent, of as many events."""
+    right = Workload.expected
+
+    def expected(workload: Workload) -> dict[tuple[str, str], Sum]:
+        totals = right(workload).items()
+        return {key: one._replace(value=one.value + 1) for key, one in totals}
+
+    monkeypatch.setattr(Workload, "expected", expected)
+
+
+@pytest.mark.usefixtures("one_more_expected")
+def test_wrong_values_are_an_error_of_inserts_and_of_merges(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="events are there"):
+        endure(tmp_path / "merges", 1_000, minutes=0.01, every_seconds=0.1)
+    with pytest.raises(RuntimeError, match="is not what was sent"):
+        measure(tmp_path / "insert", 1_000, rounds=1)
 
 
 def test_it_measures_every_part_and_keeps_what_it_does_not_measure_again(tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import pickle
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from benchmarks import latency_load
 from benchmarks.histogram import Histogram
+from benchmarks.latency import measure
 from benchmarks.latency_load import Load
 from benchmarks.latency_report import markdown
 from tests.benchmarks.running import run_benchmark
@@ -52,3 +55,12 @@ def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> No
         assert [*load["cpu_share"]] == ["broker", "intake", "tally", "sender"]
     assert (tmp_path / "latency.md").read_text() == markdown(results)
     assert "<svg" in (tmp_path / "latency.svg").read_text()
+
+
+def test_a_probe_whose_total_is_not_what_was_sent_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The sender, a process of its own, sends what it always does.
+    monkeypatch.setattr(latency_load, "_PROBE_VALUE", 80_001)
+    with pytest.raises(RuntimeError, match="totals of probes are wrong"):
+        measure(500, [500], 1, 0, 1, 1, Console(quiet=True))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import scaling_core
+from benchmarks import scaling_core, scaling_kafka
+from benchmarks.backlog import send_all
 from benchmarks.scaling_core import Shape, drive
+from benchmarks.scaling_kafka import on_kafka
 from benchmarks.scaling_model import Model
 from benchmarks.scaling_report import refresh
+from benchmarks.workload import Workload
 from pipeline.record import Outgoing, Record, Records
 from streams.intake import IntakeStage
 from tests.benchmarks.running import run_benchmark
@@ -48,6 +52,15 @@ def test_a_wrong_total_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling_core, "IntakeStage", Forgetful)
     with pytest.raises(RuntimeError, match="totals are wrong"):
         drive(Shape(3_000, customers=50, shards=4, batch=1_000, per_step=1_000))
+
+
+def test_a_wrong_total_on_kafka_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def send_others(address: str, workload: Workload) -> None:
+        send_all(address, replace(workload, seed=1))
+
+    monkeypatch.setattr(scaling_kafka, "send_all", send_others)
+    with pytest.raises(RuntimeError, match="totals are wrong"):
+        on_kafka(Workload(1_000, customers=50), tally_processes=1)
 
 
 def test_the_model_names_what_fills_most_machines() -> None:

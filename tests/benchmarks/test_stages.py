@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from typing import Any
 
-from benchmarks.stages import CUSTOMERS, events
+import pytest
+from rich.console import Console
+
+from benchmarks import stages
+from benchmarks.stages import CUSTOMERS, events, measure
+from streams.producer import Producer
 from tests.benchmarks.running import run_benchmark
 
 
@@ -31,3 +37,13 @@ def test_it_measures_all_programs_on_one_topic() -> None:
         assert one["per_cpu_second"] == one["events"] / one["cpu_seconds"]
         assert one["wall_seconds"] > 0
     assert result["machine"]["kafka"].startswith("Apache Kafka 4")
+
+
+def test_a_wrong_total_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(Producer):
+        def send_raw(self, value: bytes | None, **options: Any) -> None:
+            super().send_raw((value or b"").replace(b'"tokens":1', b'"tokens":2'), **options)
+
+    monkeypatch.setattr(stages, "Producer", Wrong)
+    with pytest.raises(RuntimeError, match="totals are wrong"):
+        measure(1_000, Console(quiet=True))
