@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.stripe_flush import Setting, flush
+import pytest
+
+from benchmarks import stripe_flush
+from benchmarks.stripe_flush import Setting, flush, outbox
 from benchmarks.stripe_outside import RateLimit
 from benchmarks.virtual_time import VirtualPool, VirtualTime
 from sinks.stripe.account import Call, Fault
@@ -50,6 +53,13 @@ def test_with_our_limiter_none_is_refused_and_without_it_many_are() -> None:
     unlimited = flush(Setting(700, 64, 0.02, paced_per_second=1e9))
     assert unlimited["refused_429"] > 0
     assert unlimited["calls"] == 2_100 + unlimited["refused_429"]
+
+
+def test_a_wrong_value_at_stripe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [delta.replace(b'"7.5"', b'"8.5"') for delta in outbox(3)]
+    monkeypatch.setattr(stripe_flush, "outbox", lambda _: wrong)
+    with pytest.raises(RuntimeError, match="Stripe has"):
+        flush(Setting(customers=3, connections=4, call_seconds=0.02))
 
 
 def test_it_saves_its_figures_and_its_chart(tmp_path: Path) -> None:
