@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks import clickhouse_insert, clickhouse_merges, clickhouse_queries
 from benchmarks.clickhouse_report import draw, tables
+from benchmarks.options import folder, positive
 from benchmarks.stages import machine
 
 #: The names of queries are long.
@@ -66,15 +67,23 @@ def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
-    options.add_argument("--events", type=int, default=1_000_000, help="inserted in each round")
-    options.add_argument("--rounds", type=int, default=3, help="of inserts")
+    options.add_argument(
+        "--events", type=positive, default=1_000_000, help="inserted in each round"
+    )
+    options.add_argument("--rounds", type=positive, default=3, help="of inserts")
     options.add_argument("--minutes", type=float, default=10, help="of inserting at full speed")
     options.add_argument("--sample-seconds", type=float, default=5, help="between looks at parts")
-    options.add_argument("--rows", type=int, default=100_000_000, help="events that are queried")
-    options.add_argument("--customers", type=int, default=100_000, help="who have these events")
-    options.add_argument("--scratch", type=Path, help="where databases are, while they are needed")
     options.add_argument(
-        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+        "--rows", type=positive, default=100_000_000, help="events that are queried"
+    )
+    options.add_argument(
+        "--customers", type=positive, default=100_000, help="who have these events"
+    )
+    options.add_argument(
+        "--scratch", type=folder, help="where databases are, while they are needed"
+    )
+    options.add_argument(
+        "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     chosen = options.parse_args()
     saved = chosen.folder / "clickhouse.json"
@@ -83,12 +92,11 @@ def main() -> None:
     results["machine"] = machine() | {
         name: version(name) for name in ("chdb", "clickhouse-connect")
     }
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    saved.write_text(json.dumps(results, indent=1) + "\n")
-    draw(results, chosen.folder)
     console = Console(highlight=False, width=_WIDTH)
     for table in tables({part: results[part] for part in chosen.only}):
         console.print(table)
+    saved.write_text(json.dumps(results, indent=1) + "\n")
+    draw(results, chosen.folder)
 
 
 if __name__ == "__main__":

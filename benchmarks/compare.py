@@ -19,12 +19,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.compare_report import Comparison, chart, document, markdown, table
 from benchmarks.contenders import CONSUME, CONTENDERS, METERLINE_SHARDS, ROOT
+from benchmarks.options import file, positive
 from benchmarks.race import Result, run_alone, topic_bytes
 from benchmarks.stages import machine
 from benchmarks.warm import WARM_UP_SECONDS, warm_up
@@ -97,7 +97,7 @@ def _tools() -> dict[str, str]:
 
 def _main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--events", type=int, default=3_000_000, help="default: 3,000,000")
+    options.add_argument("--events", type=positive, default=3_000_000, help="default: 3,000,000")
     options.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     options.add_argument(
         "--warm-up",
@@ -106,9 +106,15 @@ def _main() -> int:
         metavar="SECONDS",
         help="of the broker, default: %(default)s",
     )
-    options.add_argument("--json", type=Path, default=_REPORTS / "compare.json", metavar="FILE")
-    options.add_argument("--chart", type=Path, default=_REPORTS / "compare.svg", metavar="FILE")
-    options.add_argument("--report", type=Path, default=_REPORTS / "compare.md", metavar="FILE")
+    options.add_argument(
+        "--json", type=file, default=str(_REPORTS / "compare.json"), metavar="FILE"
+    )
+    options.add_argument(
+        "--chart", type=file, default=str(_REPORTS / "compare.svg"), metavar="FILE"
+    )
+    options.add_argument(
+        "--report", type=file, default=str(_REPORTS / "compare.md"), metavar="FILE"
+    )
     chosen = options.parse_args()
     # So that an end from outside ends the broker and the contender too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -121,12 +127,11 @@ def _main() -> int:
     for result in compared.results:
         if result.problem:
             screen.print(f"{result.name} {result.problem}", markup=False)
-    for file, text in (
+    for path, text in (
         (chosen.json, document(compared)),
         (chosen.report, markdown(compared, chart=chosen.chart.name)),
     ):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        path.write_text(text)
     chart(compared, chosen.chart)
     return int(any(result.problem.startswith("failed") for result in compared.results))
 

@@ -35,6 +35,7 @@ from benchmarks.histogram import Histogram
 from benchmarks.latency_load import Load, Observer, Sent, packed_ms, send
 from benchmarks.latency_report import chart, markdown, table
 from benchmarks.meters import DEFINITIONS
+from benchmarks.options import folder, positive
 from benchmarks.stages import machine
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
@@ -250,14 +251,20 @@ def main() -> None:
         "compiled what they need",
     )
     options.add_argument(
-        "--flat-out", type=int, default=2_000_000, help="events sent at once, for the capacity"
+        "--flat-out", type=positive, default=2_000_000, help="events sent at once, for the capacity"
     )
     options.add_argument(
-        "--rates", type=int, nargs="+", default=[], help="events a second, not shares of capacity"
+        "--rates",
+        type=positive,
+        nargs="+",
+        default=[],
+        help="events a second, not shares of capacity",
     )
-    options.add_argument("--shards", type=int, default=4, help="as many as two cores have use for")
     options.add_argument(
-        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+        "--shards", type=positive, default=4, help="as many as two cores have use for"
+    )
+    options.add_argument(
+        "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     chosen = options.parse_args()
     results = measure(
@@ -269,11 +276,10 @@ def main() -> None:
         chosen.first_warm_up,
         Console(stderr=True),
     )
-    chosen.folder.mkdir(parents=True, exist_ok=True)
+    Console(highlight=False).print(table(results))
     (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")
     (chosen.folder / "latency.md").write_text(markdown(results), encoding="utf-8")
     chart(results, chosen.folder / "latency.svg")
-    Console(highlight=False).print(table(results))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts
+from benchmarks.options import folder, positive
 from benchmarks.stages import SEED, Measured, events, expected, intake, machine, tally
 from benchmarks.totals import check_totals, published_totals
 from schemas import topics
@@ -212,20 +213,21 @@ def chart(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--events", type=int, default=400_000, help="of each run (default 400000)")
-    options.add_argument("--rounds", type=int, default=3, help="of the clients (default 3)")
     options.add_argument(
-        "--folder", type=Path, default=Path("docs/benchmarks"), help="for JSON and chart"
+        "--events", type=positive, default=400_000, help="of each run (default 400000)"
+    )
+    options.add_argument("--rounds", type=positive, default=3, help="of the clients (default 3)")
+    options.add_argument(
+        "--folder", type=folder, default="docs/benchmarks", help="for JSON and chart"
     )
     chosen = options.parse_args()
     results = measure(chosen.events, chosen.rounds, Console(stderr=True))
-    chosen.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=1)
-    (chosen.folder / "producers.json").write_text(f"{text}\n")
-    chart(results, chosen.folder / "producers.svg")
     console = Console(highlight=False)
     console.print(table(results))
     console.print(f"Load average before: {results['load_average_before']:.2f}. Totals are right.")
+    text = json.dumps(results, indent=1)
+    (chosen.folder / "producers.json").write_text(f"{text}\n")
+    chart(results, chosen.folder / "producers.svg")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from benchmarks.options import file, positive
 from benchmarks.recovery_report import markdown, table
 from benchmarks.stages import CUSTOMERS, DEFINITIONS, SEED, machine
 from benchmarks.under_load import Feed, Processes, Watch, memory_bytes, settings_for
@@ -285,14 +286,14 @@ def figures(results: Results) -> dict[str, Any]:
 def main() -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--ids", type=int, default=10_000_000)
+    options.add_argument("--ids", type=positive, default=10_000_000)
     options.add_argument("--restarts", type=int, default=5, help="kill -9 of the only process")
     options.add_argument(
         "--takeovers", type=int, default=50, help="kill -9 of one of two processes"
     )
     options.add_argument("--handovers", type=int, default=2, help="SIGTERM of one of two processes")
     options.add_argument("--json", action="store_true", help="print the figures as JSON")
-    options.add_argument("--report", type=Path, help="also write them to this file, as Markdown")
+    options.add_argument("--report", type=file, help="also write them to this file, as Markdown")
     chosen = options.parse_args()
     results = figures(
         measure(
@@ -303,15 +304,15 @@ def main() -> None:
             Console(stderr=True),
         )
     )
-    if chosen.report is not None:
-        chosen.report.write_text(markdown(results), encoding="utf-8")
     if chosen.json:
         print(json.dumps(results, indent=1))
-        return
-    console = Console(highlight=False)
-    console.print(table(results))
-    for name, value in results["machine"].items():
-        console.print(f"{name}: {value}")
+    else:
+        console = Console(highlight=False)
+        console.print(table(results))
+        for name, value in results["machine"].items():
+            console.print(f"{name}: {value}")
+    if chosen.report is not None:
+        chosen.report.write_text(markdown(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

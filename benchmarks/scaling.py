@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from benchmarks.options import file, folder, positive
 from benchmarks.scaling_core import BATCH, Shape, drive
 from benchmarks.scaling_ids import claim_ids
 from benchmarks.scaling_kafka import on_kafka
@@ -116,28 +116,32 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument(
         "--events-max",
-        type=int,
+        type=positive,
         default=10_000_000,
         help="the most events; 100000000 take 20 minutes",
     )
     options.add_argument(
-        "--events-each", type=int, default=1_000_000, help="events of every other point"
+        "--events-each", type=positive, default=1_000_000, help="events of every other point"
     )
-    options.add_argument("--ids-max", type=int, default=100_000_000, help="ids in one table")
-    options.add_argument("--kafka-events", type=int, default=3_000_000, help="events on Kafka")
+    options.add_argument("--ids-max", type=positive, default=100_000_000, help="ids in one table")
+    options.add_argument("--kafka-events", type=positive, default=3_000_000, help="events on Kafka")
     options.add_argument(
-        "--kafka-customers", type=int, nargs="*", default=[10, 1_000_000], help="besides 10,000"
-    )
-    options.add_argument(
-        "--customers", type=int, nargs="+", default=[10, 1_000, 10_000, 100_000, 1_000_000]
-    )
-    options.add_argument("--shards", type=int, nargs="+", default=[1, 4, 16, 64])
-    options.add_argument("--tally-processes", type=int, nargs="+", default=[1, 2])
-    options.add_argument(
-        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+        "--kafka-customers",
+        type=positive,
+        nargs="*",
+        default=[10, 1_000_000],
+        help="besides 10,000",
     )
     options.add_argument(
-        "--page", type=Path, default=Path("docs/scaling.md"), help="whose figures are refreshed"
+        "--customers", type=positive, nargs="+", default=[10, 1_000, 10_000, 100_000, 1_000_000]
+    )
+    options.add_argument("--shards", type=positive, nargs="+", default=[1, 4, 16, 64])
+    options.add_argument("--tally-processes", type=positive, nargs="+", default=[1, 2])
+    options.add_argument(
+        "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
+    )
+    options.add_argument(
+        "--page", type=file, default="docs/scaling.md", help="whose figures are refreshed"
     )
     options.add_argument(
         "--only", nargs="+", choices=_SWEEPS, help="measure these, and keep the rest as it is saved"
@@ -149,11 +153,10 @@ def main() -> None:
     kept = json.loads(saved.read_text()) if chosen.only else {}
     sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
     results = kept | measure(sizes, chosen.only or _SWEEPS, Console(stderr=True))
-    chosen.folder.mkdir(parents=True, exist_ok=True)
+    Console(highlight=False).print(table(results))
     saved.write_text(json.dumps(results, indent=1) + "\n")
     charts(results, chosen.folder)
     refresh(chosen.page, results)
-    Console(highlight=False).print(table(results))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.options import positive
 from benchmarks.peers.consume import consume
 from benchmarks.totals import Key, check_totals, published_totals
 from pipeline.record import Outgoing, Record, Records
@@ -307,7 +308,7 @@ def _table(results: Mapping[str, Measured], roofline: float, events: int) -> Tab
 def main() -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--events", type=int, default=3_000_000, help="default: 3,000,000")
+    options.add_argument("--events", type=positive, default=3_000_000, help="default: 3,000,000")
     options.add_argument("--json", action="store_true", help="print the figures as JSON")
     chosen = options.parse_args()
     results = measure(chosen.events, Console(stderr=True))

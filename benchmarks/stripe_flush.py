@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts, stripe_loopback
+from benchmarks.options import folder, positive
 from benchmarks.stages import machine
 from benchmarks.stripe_outside import MemoryKafka, RateLimit, SlowWire
 from benchmarks.virtual_time import VirtualPool, VirtualTime
@@ -231,20 +232,19 @@ def chart(results: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--customers", type=int, default=100_000, help="three meters each")
-    options.add_argument("--connections", type=int, nargs="+", default=[8, 32, 128])
+    options.add_argument("--customers", type=positive, default=100_000, help="three meters each")
+    options.add_argument("--connections", type=positive, nargs="+", default=[8, 32, 128])
     options.add_argument(
         "--call-ms", type=float, nargs="+", default=[50, 150], help="what a call takes"
     )
     options.add_argument(
-        "--folder", type=Path, default=Path("docs/benchmarks"), help="where results are saved"
+        "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     chosen = options.parse_args()
     results = measure(chosen.customers, chosen.connections, chosen.call_ms, Console(stderr=True))
-    chosen.folder.mkdir(parents=True, exist_ok=True)
+    Console(highlight=False, width=_WIDTH).print(table(results))
     (chosen.folder / "stripe_flush.json").write_text(json.dumps(results, indent=1) + "\n")
     chart(results, chosen.folder / "stripe_flush.svg")
-    Console(highlight=False, width=_WIDTH).print(table(results))
 
 
 if __name__ == "__main__":
