@@ -6,7 +6,9 @@ import errno
 import gc
 import os
 import sys
+import traceback
 from importlib import import_module
+from io import TextIOWrapper
 
 import typer
 from rich.console import Console
@@ -63,9 +65,12 @@ for _name, _summary in COMMANDS.items():
 def main() -> None:
     """Runs the command line; what Meterline raises on purpose ends it with the remedy.
 
-    The exit code is 2 where a person is asked, and 75 (EX_TEMPFAIL of sysexits.h) where trying
-    again later may help.
+    The exit code is 2 where a person is asked, 75 (EX_TEMPFAIL of sysexits.h) where trying again
+    later may help, and 70 (EX_SOFTWARE) where nobody foresaw what happened: 1 is a difference.
     """
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A sign that the terminal does not know must not end a command that has done its work.
+        sys.stdout.reconfigure(errors="replace")
     # What is imported stays: looking for garbage in it every 700 objects took a tenth of a start.
     gc.set_threshold(100_000, 50, 50)
     # Nobody multiplies matrices here, but numpy's threads for that begin by spinning.
@@ -77,6 +82,9 @@ def main() -> None:
         console.print(Text(error.message, style="red"))
         console.print(Text.assemble(("Remedy: ", "bold"), error.remedy))
         sys.exit(75 if isinstance(error, Retry) else 2)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(70)
 
 
 def _run() -> None:

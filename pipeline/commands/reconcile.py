@@ -98,10 +98,10 @@ def reconcile(
     What is in flight is counted and is no difference, and what one look finds a second one must
     find again.
 
-    Exit code: 0 reconciled, 1 a difference, 2 a person is needed, 75 try again later. Held and
-    refused deltas are named in red with their remedy and do not change the exit code; a link that
-    could not be checked is named as well. Without any total of the named customer or period nothing
-    is proved: 2.
+    Exit code: 0 reconciled, 1 a difference, 2 a person is needed, 70 a fault of Meterline's own, 75
+    try again later. Held and refused deltas are named in red with their remedy and do not change
+    the exit code; a link that could not be checked is named as well. Without any total of the named
+    customer or period nothing is proved: 2.
     """
     settings = read_settings(config=config)
     definitions = read_definitions(settings.config)
@@ -121,7 +121,7 @@ def reconcile(
     if document.reconciled and not document.periods:
         _refuse_to_prove_nothing(period, customer)
     if as_json:
-        typer.echo(document.model_dump_json(indent=1))
+        typer.echo(_json(document, indent=1))
     else:
         show(Console(highlight=False), document)
     if not document.reconciled:
@@ -195,6 +195,11 @@ def _document(look: Look, found: list[Difference], limit: int) -> Reconciliation
     )
 
 
+def _json(document: Reconciliation, indent: int | None = None) -> bytes:
+    """In UTF-8, whatever the terminal knows."""
+    return document.model_dump_json(indent=indent).encode()
+
+
 def _watch(
     chain: Chain,
     kafka: dict[str, str],
@@ -226,7 +231,7 @@ def _watch(
             confirmed = confirmed_in_both(before or [], found)
             document = _document(look, confirmed, limit)
             if as_json:
-                typer.echo(document.model_dump_json())
+                typer.echo(_json(document))
             else:
                 _log(document)
             before = found

@@ -55,6 +55,22 @@ def test_what_meterline_raises_ends_it_with_2_and_the_remedy_but_no_traceback() 
     assert "Traceback" not in errors
 
 
+def test_what_nobody_foresaw_ends_it_with_70_and_a_traceback_as_1_is_a_difference() -> None:
+    program = f"import pipeline.commands.topics as it; it.read_settings = None; {MAIN}"
+    code, output, errors = meterline("topics", program=program)
+    assert (code, output) == (70, "")
+    assert errors.startswith("Traceback")
+    assert "TypeError: 'NoneType' object is not callable" in errors
+
+
+def test_a_terminal_that_does_not_know_a_sign_is_shown_another() -> None:
+    code, output, errors = meterline(
+        *("doctor", "--bootstrap-servers", "127.0.0.1:1"), PYTHONIOENCODING="latin-1"
+    )
+    assert (code, errors.count("Traceback")) == (1, 0), "what the checks found"
+    assert "? Python " in output
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 @pytest.mark.parametrize("arguments", [["--help"], ["doctor"]], ids=" ".join)
 def test_output_that_finds_no_room_is_said_in_one_sentence(arguments: list[str]) -> None:
