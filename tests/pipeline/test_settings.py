@@ -49,8 +49,25 @@ def test_certificates_are_read_only_where_they_are_used(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["CLICKHOUSE_URL", "STRIPE_API_BASE"])
-def test_an_address_must_be_one(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert f"METERLINE_{name}: Invalid IPv6 URL" in faults(monkeypatch, **{name: "http://[::1/x"})
+@pytest.mark.parametrize("address", ["http://[secret/x", "http://u:secret℀t@h:8123/d"])
+def test_an_address_must_be_one_and_is_not_quoted(
+    monkeypatch: pytest.MonkeyPatch, name: str, address: str
+) -> None:
+    said = faults(monkeypatch, **{name: address})
+    assert f"METERLINE_{name}: is no valid URL" in said
+    assert "secret" not in said
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as any number."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000_000)
+    with pytest.raises(Stop, match="no home directory") as stop:
+        read_settings()
+    assert "XDG_CACHE_HOME" in stop.value.remedy
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert read_settings().state_directory == Path("/cache/meterline/state")
 
 
 def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.checks import Finding, Mark, clickhouse, disk, good, packages
+from pipeline.commands.checks import (
+    Finding,
+    Mark,
+    clickhouse,
+    disk,
+    good,
+    local_kafka,
+    packages,
+)
 from pipeline.commands.doctor import Check, run
 from pipeline.errors import Stop
 from pipeline.settings import Settings
@@ -161,6 +169,19 @@ def test_a_cache_below_a_file_is_no_room(tmp_path: Path, monkeypatch: pytest.Mon
     assert [finding.what for finding in found] == [
         f"{file} is no directory, so {file}/meterline cannot be one"
     ]
+
+
+def test_places_that_cannot_be_looked_into_are_as_if_nothing_were_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's home is refused to all but root; a name that is too long, to everybody."""
+    place = tmp_path / ("x" * 300)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+    settings = Settings(clickhouse_url=f"chdb://{place}")
+    assert [finding.mark for finding in local_kafka()] == [Mark.OPEN]
+    (found,) = clickhouse(settings)
+    assert "holds no embedded ClickHouse yet" in found.what
+    assert {finding.mark for finding in disk(settings)} <= {Mark.GOOD, Mark.BAD}
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "METERLINE_STATE_DIRECTORY"])
