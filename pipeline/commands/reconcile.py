@@ -77,6 +77,7 @@ def reconcile(
         int | None,
         typer.Option(
             min=1,
+            max=7 * 86_400,
             help="Check every so many seconds until SIGTERM. A difference in two checks in a row "
             "is published on usage.discrepancies, once while it lasts, and again as resolved.",
         ),

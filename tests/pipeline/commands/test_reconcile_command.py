@@ -334,6 +334,17 @@ def _ms(year: int, month: int, day: int) -> int:
     return int(datetime(year, month, day, tzinfo=UTC).timestamp() * 1000)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"), [("0", "or equal to 1 "), ("10000000000", "or equal to 604800")]
+)
+def test_the_continuous_check_waits_for_a_second_at_least_and_for_a_week_at_most(
+    seconds: str, said: str
+) -> None:
+    ended = CliRunner().invoke(app, ["reconcile", "--every", seconds], env={"COLUMNS": "200"})
+    assert ended.exit_code == 2
+    assert said in ended.output
+
+
 def test_the_continuous_check_tells_once_and_again_when_it_is_gone(
     system: WholeSystem, tmp_path: Path
 ) -> None:
