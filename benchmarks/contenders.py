@@ -38,7 +38,7 @@ DEFINITIONS = {
 }
 
 #: The peers, tuned for throughput, commit every second, two or three; the default is 5 ms.
-_METERLINE_LINGER_MS = 500
+METERLINE_LINGER_MS = 500
 #: As many as two cores have use for, as partitions are for the others.
 METERLINE_SHARDS = 4
 
@@ -114,8 +114,8 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
             "METERLINE_BOOTSTRAP_SERVERS": place.address,
             "METERLINE_CONFIG": str(definitions),
             "METERLINE_STATE_DIRECTORY": str(place.state),
-            "METERLINE_LINGER_MS": str(_METERLINE_LINGER_MS),
-            "METERLINE_TALLY_LINGER_MS": str(_METERLINE_LINGER_MS),
+            "METERLINE_LINGER_MS": str(METERLINE_LINGER_MS),
+            "METERLINE_TALLY_LINGER_MS": str(METERLINE_LINGER_MS),
         }
         return [Command(line, here)]
 
@@ -258,7 +258,7 @@ CONSUME = Contender(
 METERLINE = Contender(
     name="Meterline",
     about="`meterline run intake tally`, a process each, which gather for "
-    f"at most {_METERLINE_LINGER_MS} ms before they commit; {METERLINE_SHARDS} shards; default "
+    f"at most {METERLINE_LINGER_MS} ms before they commit; {METERLINE_SHARDS} shards; default "
     "settings otherwise",
     prepare=_meterline,
     versions={name: version(name) for name in ("meterline", "confluent-kafka", "numpy", "pyarrow")},

@@ -32,7 +32,8 @@ SETTINGS: dict[str, Any] = {
     "stream_buffer_maxsize": 16_384,
     "stream_wait_empty": False,
     "producer_compression_type": "lz4",
-    "producer_linger": 0.05,
+    # As Meterline: with 50 ms a quarter to a third fewer events go through.
+    "producer_linger": 0.5,
     "producer_max_batch_size": 262_144,
     "consumer_max_fetch_size": 4 * 1024 * 1024,
     "consumer_auto_offset_reset": "earliest",

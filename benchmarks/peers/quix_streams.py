@@ -30,7 +30,8 @@ SETTINGS: dict[str, Any] = {
     },
     "producer_extra_config": {
         "compression.type": "lz4",
-        "linger.ms": 50,
+        # As Meterline: with 50 ms a quarter to a third fewer events go through.
+        "linger.ms": 500,
         "queue.buffering.max.messages": 1_000_000,
     },
 }

@@ -14,7 +14,13 @@ import pytest
 
 from benchmarks.compare_report import Comparison, document, markdown
 from benchmarks.contender import Command, Contender, LeftOut, Place
-from benchmarks.contenders import CONTENDERS, KAFKA_STREAMS, METERLINE
+from benchmarks.contenders import (
+    CONTENDERS,
+    KAFKA_STREAMS,
+    METERLINE,
+    METERLINE_LINGER_MS,
+    PEERS,
+)
 from benchmarks.race import Result, run_alone
 from benchmarks.workload import Workload
 from schemas import topics
@@ -203,6 +209,13 @@ def test_files_that_the_report_points_to_are_there() -> None:
         assert contender.versions
         for file in contender.settings:
             assert (ROOT / file).is_file()
+
+
+def test_peers_in_python_wait_as_long_for_a_batch_to_fill_as_meterline() -> None:
+    quix = (PEERS / "quix_streams.py").read_text()
+    faust = (PEERS / "faust_app.py").read_text()
+    assert f'"linger.ms": {METERLINE_LINGER_MS},' in quix
+    assert f'"producer_linger": {METERLINE_LINGER_MS / 1_000},' in faust
 
 
 def test_the_document_has_ratios_only_for_who_has_a_result(compared: Comparison) -> None:
