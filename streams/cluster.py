@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
+    ClusterMetadata,
     ConfigResource,
     OffsetSpec,
     ResourceType,
@@ -15,9 +16,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import METERED, Topic
+from streams.failures import stop_if_hopeless
 
 #: Below "critical" librdkafka tells of every attempt; what matters is raised.
 _QUIET = {"log_level": 2}
+
+#: What a client tells of brokers that do answer, but not to this user.
+_REFUSALS = (KafkaError._AUTHENTICATION, KafkaError._SSL)
 
 
 @dataclass(frozen=True)
@@ -41,22 +46,70 @@ class Cluster:
     topics: Mapping[str, TopicState]
 
 
+def ask_for_topics(
+    kafka: Mapping[str, str], within_seconds: float, name: str | None = None
+) -> ClusterMetadata:
+    """What the brokers say of all topics that this user may see, or of one, which may not exist.
+
+    Raises:
+        KafkaException: no broker answers in time, or this user may not ask.
+    """
+    told: list[KafkaError] = []
+    reader = {"group.id": "meterline.reader", "error_cb": told.append}
+    # Unlike other clients, a consumer never makes a broker create what it asks for.
+    consumer = Consumer({**_QUIET, **kafka, **reader})
+    try:
+        metadata: ClusterMetadata = consumer.list_topics(name, timeout=within_seconds)
+    except KafkaException as silence:
+        # What is raised is only that it was in vain; why is called back now.
+        consumer.poll(0)
+        for error in told:
+            if error.code() in _REFUSALS:
+                raise KafkaException(error) from silence
+        raise
+    finally:
+        consumer.close()
+    fault = metadata.topics[name].error if name else None
+    if fault is not None and fault.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise KafkaException(KafkaError(fault.code(), name))
+    return metadata
+
+
+def unanswered(kafka: Mapping[str, str], error: KafkaException) -> Retry:
+    """What to raise for a question that `error` was the answer to.
+
+    Raises:
+        Stop: it would be so again; with what a person can do.
+    """
+    stop_if_hopeless(error, f"Kafka on {kafka['bootstrap.servers']}")
+    return Retry(
+        f"Kafka does not answer on {kafka['bootstrap.servers']}: {error.args[0].str()}.",
+        remedy="Check METERLINE_BOOTSTRAP_SERVERS, METERLINE_SECURITY_PROTOCOL and that the broker "
+        "runs; `meterline dev` starts one.",
+    )
+
+
 def look_at(kafka: Mapping[str, str], names: Collection[str], within_seconds: float) -> Cluster:
     """What a cluster says of itself and of the topics `names`; those it lacks are left out.
 
     Raises:
         Retry: no broker answers in time.
+        Stop: this user may not log in, or not see one of them.
     """
     try:
-        admin = AdminClient({**_QUIET, **kafka})
-        metadata = admin.list_topics(timeout=within_seconds)
+        metadata = ask_for_topics(kafka, within_seconds)
+        found = {
+            name: len(topic.partitions)
+            for name, topic in metadata.topics.items()
+            if name in names and topic.error is None
+        }
+        for name in names:
+            if name not in found:
+                # A list just lacks what this user may not see; by its name it is denied.
+                ask_for_topics(kafka, within_seconds, name)
     except KafkaException as error:
-        raise _silent(kafka, error) from error
-    found = {
-        name: len(topic.partitions)
-        for name, topic in metadata.topics.items()
-        if name in names and topic.error is None
-    }
+        raise unanswered(kafka, error) from error
+    admin = AdminClient({**_QUIET, **kafka})
     broker = ConfigResource(ResourceType.BROKER, str(next(iter(metadata.brokers), 0)))
     resources = [broker, *(ConfigResource(ResourceType.TOPIC, name) for name in found)]
     configs: dict[str, dict[str, str]] = {}
@@ -93,22 +146,25 @@ def topic_faults(wanted: Topic, topics: Mapping[str, TopicState]) -> Iterator[st
             yield f"{name} is {state.config[name]}, it should be {value}"
 
 
-def require_topic(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> None:
+def require_topic(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> int:
     """Makes sure that somebody is there to take records, before a client waits for minutes.
+
+    Returns how many partitions the topic has.
 
     Raises:
         Retry: no broker answers in time.
-        Stop: there is no such topic.
+        Stop: there is no such topic, or this user may not use it.
     """
     try:
-        topics = AdminClient({**_QUIET, **kafka}).list_topics(name, timeout=within_seconds).topics
+        topic = ask_for_topics(kafka, within_seconds, name).topics[name]
     except KafkaException as error:
-        raise _silent(kafka, error) from error
-    if topics[name].error is not None:
+        raise unanswered(kafka, error) from error
+    if topic.error is not None:
         raise Stop(
-            f"Kafka at {kafka['bootstrap.servers']} has no topic {name}: {topics[name].error}.",
+            f"Kafka at {kafka['bootstrap.servers']} has no topic {name}: {topic.error}.",
             remedy="Create the topics with `meterline topics`.",
         )
+    return len(topic.partitions)
 
 
 def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> int:
@@ -119,7 +175,7 @@ def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: flo
     """
     admin = AdminClient({**_QUIET, **kafka})
     try:
-        partitions = admin.list_topics(name, timeout=within_seconds).topics[name].partitions
+        partitions = ask_for_topics(kafka, within_seconds, name).topics[name].partitions
         asked = {
             TopicPartition(name, number): OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
             for number in partitions
@@ -127,7 +183,7 @@ def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: flo
         answers = admin.list_offsets(asked, request_timeout=within_seconds).values()
         return max((answer.result().timestamp for answer in answers), default=-1)
     except KafkaException as error:
-        raise _silent(kafka, error) from error
+        raise unanswered(kafka, error) from error
 
 
 def try_transactions(kafka: Mapping[str, str], within_seconds: float) -> None:
@@ -152,14 +208,6 @@ def _suffices(actual: str, wanted: str) -> bool:
         return int(actual) == -1 or (int(wanted) != -1 and int(actual) >= int(wanted))
     except ValueError:
         return actual == wanted
-
-
-def _silent(kafka: Mapping[str, str], error: KafkaException) -> Retry:
-    return Retry(
-        f"Kafka does not answer on {kafka['bootstrap.servers']}: {error.args[0].str()}.",
-        remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs; `meterline dev` "
-        "starts one.",
-    )
 
 
 def _version(broker: Mapping[str, str] | None) -> str:

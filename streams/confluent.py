@@ -19,6 +19,7 @@ from confluent_kafka import (
 
 from pipeline.record import Outgoing, Record, Records
 from streams.clients import Committed, Place, Rebalanced
+from streams.cluster import ask_for_topics
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
 from streams.fetch import Fetcher
@@ -82,11 +83,7 @@ class ConfluentClients:
 
     def partition_counts(self) -> dict[str, int]:
         """The topics that exist, and how many partitions each has."""
-        consumer = Consumer(self._kafka | {"group.id": "meterline.reader"})
-        try:
-            topics = consumer.list_topics(timeout=_ANSWER_SECONDS).topics
-        finally:
-            consumer.close()
+        topics = ask_for_topics(self._kafka, _ANSWER_SECONDS).topics
         return {name: len(topic.partitions) for name, topic in topics.items()}
 
     def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:

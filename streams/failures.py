@@ -54,7 +54,12 @@ _REMEDIES = {
     ),
     KafkaError._AUTHENTICATION: (
         "Kafka refused the credentials.",
-        "Check METERLINE_SASL_USERNAME, METERLINE_SASL_PASSWORD and the mechanism.",
+        "Check METERLINE_SASL_USERNAME, METERLINE_SASL_PASSWORD, "
+        "METERLINE_SASL_MECHANISM and METERLINE_SECURITY_PROTOCOL.",
+    ),
+    KafkaError._SSL: (
+        "No encrypted connection to Kafka came about.",
+        "Check METERLINE_SECURITY_PROTOCOL and METERLINE_SSL_CA_LOCATION.",
     ),
     KafkaError._INVALID_ARG: (
         "Kafka's client refuses its settings.",

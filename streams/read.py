@@ -16,8 +16,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient
 
-from pipeline.errors import Retry
 from pipeline.record import PLAIN_HEADERS, Record
+from streams.cluster import ask_for_topics, unanswered
 
 _ANSWER_SECONDS = 30.0
 
@@ -141,18 +141,12 @@ def partition_count(kafka: Mapping[str, str], topic: str) -> int:
 
     Raises:
         Retry: Kafka does not answer.
+        Stop: this user may not log in, or not use the topic.
     """
-    consumer = reader(kafka)
     try:
-        metadata = consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
+        return len(ask_for_topics(kafka, _ANSWER_SECONDS, topic).topics[topic].partitions)
     except KafkaException as error:
-        raise Retry(
-            f"Kafka does not answer: {error.args[0].str()}.",
-            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.",
-        ) from error
-    finally:
-        consumer.close()
-    return len(metadata.topics[topic].partitions)
+        raise unanswered(kafka, error) from error
 
 
 def topic_id(kafka: Mapping[str, str], topic: str) -> str:

@@ -11,7 +11,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import ANY_ARRIVAL, CATALOGUE, METERED, SHARDS, Topic
-from streams.failures import stop_if_hopeless
+from streams.cluster import ask_for_topics, unanswered
 
 _ANSWER_SECONDS_MAX = 15.0
 
@@ -20,10 +20,10 @@ def shards_of(kafka: Mapping[str, str]) -> int:
     """How many shards the deployment on a cluster has; `SHARDS` where there is none yet.
 
     Raises:
-        Stop: the configuration is none.
+        Stop: the configuration is none, or this user may not log in.
         Retry: no broker answers.
     """
-    return _existing_partitions(_admin(kafka)).get(METERED.name, SHARDS)
+    return _existing_partitions(kafka).get(METERED.name, SHARDS)
 
 
 def create_topics(
@@ -44,8 +44,7 @@ def create_topics(
             broker refuses a topic.
         Retry: no broker answers.
     """
-    admin = _admin(kafka)
-    partitions = _existing_partitions(admin)
+    partitions = _existing_partitions(kafka)
     wanted = list(catalogue)
     _require_shards(wanted, partitions)
     missing = [
@@ -65,6 +64,7 @@ def create_topics(
     ]
     if not missing:
         return
+    admin = AdminClient({"log_level": 2, **kafka})
     for name, created in admin.create_topics(missing).items():
         try:
             created.result(_ANSWER_SECONDS_MAX)
@@ -75,18 +75,15 @@ def create_topics(
                     f"The topic {name} cannot be created: {error.args[0].str()}.",
                     remedy="Check the broker's replication factor and this user's rights (ACLs).",
                 ) from error
-    _wait_until_known(admin, wanted)
+    _wait_until_known(kafka, wanted)
 
 
-def _existing_partitions(admin: AdminClient) -> dict[str, int]:
+def _existing_partitions(kafka: Mapping[str, str]) -> dict[str, int]:
     """The number of partitions of each topic on the broker that has its leaders."""
     try:
-        topics = admin.list_topics(timeout=_ANSWER_SECONDS_MAX).topics
+        topics = ask_for_topics(kafka, _ANSWER_SECONDS_MAX).topics
     except KafkaException as error:
-        raise Retry(
-            f"Kafka does not answer: {error.args[0].str()}.",
-            remedy="Check METERLINE_BOOTSTRAP_SERVERS and that the broker runs.",
-        ) from error
+        raise unanswered(kafka, error) from error
     return {
         name: len(topic.partitions)
         for name, topic in topics.items()
@@ -94,21 +91,12 @@ def _existing_partitions(admin: AdminClient) -> dict[str, int]:
     }
 
 
-def _admin(kafka: Mapping[str, str]) -> AdminClient:
-    # Below "critical" librdkafka tells of every attempt; what matters is raised.
-    try:
-        return AdminClient({"log_level": 2, **kafka})
-    except KafkaException as error:
-        stop_if_hopeless(error, "topics")
-        raise
-
-
-def _wait_until_known(admin: AdminClient, wanted: Iterable[Topic]) -> None:
+def _wait_until_known(kafka: Mapping[str, str], wanted: Iterable[Topic]) -> None:
     """The controller says yes before the brokers have heard of it."""
     deadline = time.monotonic() + _ANSWER_SECONDS_MAX
     unknown = {topic.name for topic in wanted}
     while unknown and time.monotonic() < deadline:
-        partitions = _existing_partitions(admin)
+        partitions = _existing_partitions(kafka)
         _require_shards(wanted, partitions)
         if unknown := unknown - partitions.keys():
             time.sleep(0.02)

@@ -7,7 +7,7 @@ imports its own only, as those of all take a tenth of a start.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -50,14 +50,14 @@ def wire(stage: StageName) -> Run:
 def _intake() -> Run:
     transact = _transact()
     from schemas.topics import METERED
+    from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
     from streams.intake import IntakeStage
-    from streams.read import partition_count
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
         kafka = settings.kafka()
-        stage = IntakeStage(read_definitions(settings.config), partition_count(kafka, METERED.name))
-        transact(stage, ConfluentClients(kafka), instance, stop, settings.linger_ms)
+        stage = IntakeStage(read_definitions(settings.config), require_topic(kafka, METERED.name))
+        transact(stage, kafka, ConfluentClients(kafka), instance, stop, settings.linger_ms)
 
     return run
 
@@ -65,15 +65,16 @@ def _intake() -> Run:
 def _tally() -> Run:
     transact = _transact()
     from schemas.topics import METERED, TALLY_STATE
+    from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
     from streams.mirrored import MirroredClients
-    from streams.read import partition_count, topic_id
+    from streams.read import topic_id
     from streams.stage import member_of
     from streams.tally import TallyStage
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
         kafka = settings.kafka()
-        stage = TallyStage(partition_count(kafka, METERED.name))
+        stage = TallyStage(require_topic(kafka, METERED.name))
         directory = settings.state_directory / member_of(stage.name, instance)
         clients = MirroredClients(
             ConfluentClients(kafka),
@@ -81,7 +82,7 @@ def _tally() -> Run:
             TALLY_STATE.name,
             lambda: topic_id(kafka, TALLY_STATE.name),
         )
-        transact(stage, clients, instance, stop, settings.tally_linger_ms)
+        transact(stage, kafka, clients, instance, stop, settings.tally_linger_ms)
 
     return run
 
@@ -90,30 +91,39 @@ def _bill() -> Run:
     transact = _transact()
     from schemas.topics import METERED
     from streams.bill import BillStage
+    from streams.cluster import require_topic
     from streams.confluent import ConfluentClients
-    from streams.read import partition_count
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
         kafka = settings.kafka()
-        stage = BillStage(read_definitions(settings.config), partition_count(kafka, METERED.name))
-        transact(stage, ConfluentClients(kafka), instance, stop, settings.bill_linger_ms)
+        stage = BillStage(read_definitions(settings.config), require_topic(kafka, METERED.name))
+        transact(stage, kafka, ConfluentClients(kafka), instance, stop, settings.bill_linger_ms)
 
     return run
 
 
-def _transact() -> Callable[[Stage, Clients, str, threading.Event, int], None]:
+def _transact() -> Callable[[Stage, Mapping[str, str], Clients, str, threading.Event, int], None]:
     """intake, tally and bill share the transactional shell."""
     from streams.leave_out_pandas import leave_out_pandas
 
     leave_out_pandas()
     from pipeline.compiled import get_ready
+    from streams.cluster import require_topic
     from streams.transact import Transactor, tune_process
 
     get_ready()
 
     def transact(
-        stage: Stage, clients: Clients, instance: str, stop: threading.Event, linger_ms: int
+        stage: Stage,
+        kafka: Mapping[str, str],
+        clients: Clients,
+        instance: str,
+        stop: threading.Event,
+        linger_ms: int,
     ) -> None:
+        # To a session a topic that this user may not use is only missing.
+        for topic in filter(None, (stage.input_topic, stage.state_topic)):
+            require_topic(kafka, topic)
         tune_process()
         Transactor(stage, clients, instance=instance, stop=stop, linger_ms=linger_ms).run()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS
+from streams.local_kafka import LocalKafka
 
 MAIN = "import sys; from pipeline.cli import main; main()"
 
@@ -102,6 +103,19 @@ def test_a_sink_that_starts_where_no_broker_answers_ends_and_says_so(
     assert code == 75, errors
     assert "Kafka does not answer on 127.0.0.1:1" in errors
     assert "Check METERLINE_BOOTSTRAP_SERVERS" in errors
+
+
+def test_intake_that_starts_before_there_are_shards_ends_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "meterline.yaml").write_text("meters: []")
+    with LocalKafka() as broker:
+        code, _, errors = meterline(
+            *("run", "intake", "--config", str(tmp_path / "meterline.yaml")),
+            METERLINE_BOOTSTRAP_SERVERS=broker.address,
+        )
+    assert code == 2, errors
+    assert "has no topic usage.metered" in errors
+    assert "Create the topics with `meterline topics`" in errors
+    assert "Warning" not in errors
 
 
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:

@@ -45,5 +45,5 @@ def test_settings_that_the_client_refuses_are_not_tried_again() -> None:
     sink = Deliverer("refused", Recording("t"), clients, instance="a", stop=stop, linger_ms=1)
     with pytest.raises(Stop, match="sink refused: Kafka's client refuses its settings"):
         sink.run()
-    with pytest.raises(Stop, match="topics: Kafka's client refuses its settings"):
+    with pytest.raises(Stop, match="Kafka on localhost:1: Kafka's client refuses its settings"):
         shards_of(REFUSED)
