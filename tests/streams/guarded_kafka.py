@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -94,7 +94,8 @@ def guarded_kafka() -> Iterator[GuardedKafka]:
         free.bind(("127.0.0.1", 0))
         guarded = f"127.0.0.1:{free.getsockname()[1]}"
     settings = SETTINGS + GUARD.format(guarded=guarded.partition(":")[2])
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("streams.local_kafka.SETTINGS", settings)
-        with LocalKafka() as broker:
-            yield GuardedKafka(broker.address, guarded)
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("streams.local_kafka.SETTINGS", settings)
+            broker = running.enter_context(LocalKafka())
+        yield GuardedKafka(broker.address, guarded)
