@@ -14,6 +14,7 @@ from streams.clients import Place
 from streams.cut import extents
 from streams.read import any_record_of, partition_count, read_to_end, reader
 from streams.stage import group_of
+from streams.state_note import read_state_note
 
 _ANSWER_SECONDS = 30.0
 
@@ -127,9 +128,9 @@ def meters_by_definitions(kafka: Mapping[str, str]) -> dict[str, Sequence[str]]:
         (committed,) = consumer.committed([place], timeout=_ANSWER_SECONDS)
     finally:
         consumer.close()
-    anchor = int(committed.metadata) if committed.metadata else 0
+    note = read_state_note((place.topic, place.partition), committed.metadata or "")
     documents: dict[str, Any] = {}
-    for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, anchor):
+    for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, note.anchor or 0):
         documents |= open_frame(record).header["definitions"]
     return {
         version: [meter["slug"] for meter in document["meters"]]

@@ -130,6 +130,14 @@ class Clock(Protocol):
 class DeliveryClients(Protocol):
     """Where the delivery loop gets its clients from."""
 
+    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+        """The offset of the first committed record from each position on, or where its partition
+        ends: what lies before is no record, and never will be one.
+
+        Raises:
+            KafkaException: a position is not there, or nothing answers.
+        """
+
     @property
     def clock(self) -> Clock:
         """The time."""

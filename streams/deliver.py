@@ -7,7 +7,7 @@ it is about to: a process that comes later then knows what may have been sent, a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 import structlog
 from confluent_kafka import KafkaException
@@ -25,6 +25,7 @@ from streams.clients import (
 )
 from streams.failures import Patience
 from streams.forgotten import Answers
+from streams.stage import MOVE_ON_SECONDS
 
 log = structlog.get_logger()
 
@@ -66,6 +67,9 @@ class Deliverer:
         self._batch_max = batch_max
         self._batch_bytes_max = batch_bytes_max
         self._owned: set[Place] = set()
+        #: What is committed of the partitions that are ours and have a position.
+        self._reached: dict[Place, int] = {}
+        self._move_on_at = 0.0
         #: What may have been sent, by us or by an earlier process, and is not confirmed yet.
         self._attempts: dict[Place, Attempt] = {}
         self._batch: list[Record] = []
@@ -91,12 +95,15 @@ class Deliverer:
     def _work(self) -> None:
         consumer = self._consumer = self._clients.consumer(self._name, self._instance)
         writer = self._clients.writer(self._name, self._instance)
+        self._move_on_at = self._clock.monotonic() + MOVE_ON_SECONDS
         try:
             consumer.subscribe(self._sink.topics, self._assigned, self._revoked)
             while not self._stop.is_set():
                 self._gather(consumer)
                 if self._batch:
                     self._deliver(consumer, writer)
+                if self._clock.monotonic() >= self._move_on_at:
+                    self._move_on(consumer)
         finally:
             consumer.close()
             self._drop(self._owned)
@@ -129,15 +136,26 @@ class Deliverer:
         # 3. Tell other readers what became of it.
         writer.write(written.outgoing)
         # 4. Only now move on.
-        if written.positions:
-            consumer.commit(
-                {
-                    place: self._confirmation(place, offset)
-                    for place, offset in written.positions.items()
-                }
-            )
+        self._confirm(consumer, written.positions)
         self._batch = later
         self._hold_back(consumer, self._sink.ahead())
+
+    def _move_on(self, consumer: GroupConsumer) -> None:
+        """Move positions past offsets that are no records.
+
+        What is looked for begins at what is committed, so no record can be passed over, whatever
+        has been read meanwhile.
+        """
+        self._move_on_at = self._clock.monotonic() + MOVE_ON_SECONDS
+        found = self._clients.next_records(self._reached)
+        self._confirm(consumer, {p: at for p, at in found.items() if at > self._reached[p]})
+
+    def _confirm(self, consumer: GroupConsumer, positions: Mapping[Place, int]) -> None:
+        if positions:
+            consumer.commit(
+                {place: self._confirmation(place, offset) for place, offset in positions.items()}
+            )
+            self._reached |= positions
 
     def _hold_back(self, consumer: GroupConsumer, ahead: Set[Place]) -> None:
         """Read on only where the sink does not wait for another topic."""
@@ -222,6 +240,8 @@ class Deliverer:
                 self._attempts[place] = attempt
             self._sink.resume(*place, attempt)
             self._owned.add(place)
+            if committed.offset is not None:
+                self._reached[place] = committed.offset
             starts[place] = committed.offset
         self._consumer.assign(starts)
 
@@ -235,6 +255,7 @@ class Deliverer:
         for place in list(places):
             self._owned.discard(place)
             self._held -= {place}
+            self._reached.pop(place, None)
             self._attempts.pop(place, None)
             self._sink.forget(*place)
         self._batch = [r for r in self._batch if (r.topic, r.partition) in self._owned]

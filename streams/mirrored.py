@@ -112,6 +112,10 @@ class MirroredClients:
             yield record
         self._complete.add(partition)
 
+    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+        """The offset of the first committed record from each position on."""
+        return self._clients.next_records(positions)
+
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions."""
         return self._clients.read_all(topic)

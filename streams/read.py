@@ -136,6 +136,34 @@ def _read_to_ends(
         consumer.close()
 
 
+def next_records(
+    kafka: Mapping[str, str], positions: Mapping[tuple[str, int], int]
+) -> dict[tuple[str, int], int]:
+    """The offset of the first committed record from each position on, or where its partition ends.
+
+    Raises:
+        KafkaException: the broker does not answer, or a position is not there.
+    """
+    consumer = reader(kafka)
+    found: dict[tuple[str, int], int] = {}
+    try:
+        consumer.assign([TopicPartition(*place, at) for place, at in positions.items()])
+        while len(found) < len(positions):
+            messages = consumer.consume(1, _ANSWER_SECONDS)
+            if not messages:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer"))
+            for message in messages + consumer.consume(10_000, 0):
+                error = message.error()
+                if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                # Where a partition ends is told as the offset behind all that is decided.
+                place = (message.topic() or "", message.partition() or 0)
+                found.setdefault(place, message.offset() or 0)
+    finally:
+        consumer.close()
+    return found
+
+
 def partition_count(kafka: Mapping[str, str], topic: str) -> int:
     """How many partitions a topic has; 0 if it does not exist.
 

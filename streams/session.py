@@ -7,7 +7,7 @@ first waits until every earlier transaction is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,9 +16,10 @@ from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
 from pipeline.record import Outgoing, Records
-from streams.clients import Clients, Committed, Place, unreadable_note
+from streams.clients import Clients, Committed, Place
 from streams.forgotten import require_first_start
-from streams.stage import Stage
+from streams.stage import MOVE_ON_SECONDS, Stage
+from streams.state_note import StateNote, read_state_note
 
 #: Twice as long as the broker takes to end a transaction that hangs: its time-out, and then its
 #: look around every ten seconds (transaction.abort.timed.out.transaction.cleanup.interval.ms).
@@ -39,9 +40,12 @@ class Session:
         self._positions: dict[int, int] = {}
         #: The offset up to which each state in memory has counted, which is always committed.
         self._counted: dict[int, int | None] = {}
+        #: The offset up to which the last step counted, where its position has moved on since.
+        self._stated: dict[int, int] = {}
         #: Where the last complete snapshot of each state begins, and one that is being written.
         self._anchors: dict[int, int] = {}
         self._begun: dict[int, int] = {}
+        self._move_on_at = clients.clock.monotonic() + MOVE_ON_SECONDS
         #: What waits for a step, read by read.
         self._reads: list[Records] = []
 
@@ -103,19 +107,55 @@ class Session:
                 self._anchors[partition] = self._begun.pop(partition)
         # 3. The positions, under the group generation that owns the partitions.
         reached = part.ends
-        self._writer.send_offsets(
-            {
-                (self._stage.input_topic, partition): Committed(
-                    offset, str(self._anchors.get(partition, ""))
-                )
-                for partition, offset in reached.items()
-            },
-            self._consumer.membership(),
-        )
+        for partition in reached:
+            self._stated.pop(partition, None)
+        self._send_positions(reached)
         # 4. Commit: the one moment at which all of it happens.
         self._writer.commit()
         # 5. Only now is the part done.
         self._counted |= reached
+
+    @property
+    def may_move_on(self) -> bool:
+        """Whether it is time to do so."""
+        return self._clients.clock.monotonic() >= self._move_on_at
+
+    def move_on(self) -> None:
+        """Move positions past offsets that are no records.
+
+        What is looked for begins at what is committed, so no record can be passed over, whatever
+        has been read meanwhile.
+        """
+        self._move_on_at = self._clients.clock.monotonic() + MOVE_ON_SECONDS
+        ours = {
+            (self._stage.input_topic, partition): self._counted[partition] or 0
+            for partition in self._positions
+        }
+        reached = {
+            place[1]: offset
+            for place, offset in self._clients.next_records(ours).items()
+            if offset > ours[place]
+        }
+        if not reached:
+            return
+        if self._stage.state_topic is not None:
+            for partition in reached:
+                self._stated.setdefault(partition, self._counted[partition] or 0)
+        self._writer.begin()
+        self._send_positions(reached)
+        self._writer.commit()
+        self._counted |= reached
+
+    def _send_positions(self, reached: Mapping[int, int]) -> None:
+        """Make positions part of the transaction, and beside them where their state is."""
+        positions = {
+            (self._stage.input_topic, partition): Committed(
+                offset,
+                str(StateNote(self._anchors.get(partition), self._stated.get(partition))),
+            )
+            for partition, offset in reached.items()
+        }
+        self._writer.send_offsets(positions, self._consumer.membership())
 
     def _partition_count(self) -> int:
         """How many partitions the input has, as has the state."""
@@ -182,9 +222,9 @@ class Session:
         topic, partition = place
         if self._stage.state_topic is None:
             return committed.offset
-        if not (committed.note or "0").isdecimal():
-            raise unreadable_note(place, committed.note)
-        anchor = int(committed.note or "0")
+        note = read_state_note(place, committed.note)
+        anchor = note.anchor or 0
+        counted = (committed.offset or 0) if note.counted is None else note.counted
         clock = self._clients.clock
         deadline = clock.monotonic() + _STATE_SECONDS
         while True:
@@ -194,14 +234,17 @@ class Session:
             # written one partition after the other. Going on from there would count twice.
             if position is None and committed.offset is None:
                 return None
-            if position is not None and position >= (committed.offset or 0):
+            if (position or 0) >= counted:
                 self._anchors[partition] = anchor
-                return position
+                start = max(position or 0, committed.offset or 0)
+                if start > (position or 0):
+                    self._stated[partition] = position or 0
+                return start
             if clock.monotonic() > deadline:
                 ends = "is not complete" if position is None else f"ends at {position}"
                 raise Stop(
                     f"The state of {topic} {partition} {ends}, but its offsets are committed up to "
-                    f"{committed.offset}.",
+                    f"{counted}.",
                     remedy=f"Restore {self._stage.state_topic} from a backup; it lost records.",
                 )
             clock.sleep(0.05)
@@ -215,6 +258,7 @@ class Session:
     def _forget(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
             self._counted.pop(partition, None)
+            self._stated.pop(partition, None)
             self._anchors.pop(partition, None)
             self._begun.pop(partition, None)
             self._stage.forget(partition)

@@ -11,6 +11,12 @@ from pipeline.record import Outgoing, Record, Records
 #: How long the group waits for a silent member; a restart of the same instance need not wait.
 SESSION_TIMEOUT_MS = 10_000
 
+#: So often positions move past offsets that are no records: markers of transactions, and what was
+#: aborted. Retention deletes these as well, and a position at one of them would be taken for a loss
+#: of records. Once in the time for which topics keep records is enough, but a process may not live
+#: for long; each time costs one look at all of its partitions.
+MOVE_ON_SECONDS = 3_600.0
+
 
 @dataclass(frozen=True)
 class Trace:

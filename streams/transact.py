@@ -108,6 +108,8 @@ class Transactor:
             self._gather(session)
             if session.count:
                 self._step(session)
+            if session.may_move_on:
+                session.move_on()
 
     def _step(self, session: Session) -> None:
         for part in self._stage.parts(session.take()):
@@ -133,8 +135,7 @@ class Transactor:
             at_once = min(self._batch_max - count, fit)
             size += session.read(at_once, 0 if count else _LOOK_UP_SECONDS)
             if not session.count:
-                size, deadline = 0, math.inf
-                continue
+                return
             self._record_bytes = max(size // session.count, 1)
             now = clock.monotonic()
             deadline = min(deadline, now + self._linger_seconds)

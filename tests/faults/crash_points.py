@@ -25,6 +25,7 @@ from streams.clients import (
     Clients,
     Clock,
     GroupConsumer,
+    Place,
     TransactionalWriter,
     Writer,
 )
@@ -266,6 +267,10 @@ class MortalClients:
     def partition_counts(self) -> Mapping[str, int]:
         """The topics that exist."""
         return self._clients.partition_counts()
+
+    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+        """The first record from each position on."""
+        return self._clients.next_records(positions)
 
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records."""

@@ -67,6 +67,22 @@ class SimulatedClients:
             part = partial(log.committed, first, min(first + _READ_AT_ONCE, last))
             yield from self.clock.effect("part of a log", part, _unanswered)
 
+    def next_records(self, positions: Mapping[Place, int]) -> dict[Place, int]:
+        """The offset of the first committed record from each position on."""
+
+        def following(place: Place, position: int) -> int:
+            log = self._broker.logs[place]
+            if position < log.start:
+                raise refusal(KafkaError._AUTO_OFFSET_RESET)
+            end = log.stable_end
+            return next((record.offset for record in log.committed(position, end)), end)
+
+        return self.clock.effect(
+            "next records",
+            lambda: {place: following(place, at) for place, at in positions.items()},
+            _unanswered,
+        )
+
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions."""
         for partition in range(self._broker.topics[topic]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -14,9 +14,10 @@ from pipeline.shard import Shard
 from schemas import topics
 from streams.clients import Committed, Place
 from streams.session import Session
+from streams.state_note import read_state_note
 from streams.tally import TallyStage
 from tests.simulation.broker import Log
-from tests.simulation.clients import SimulatedTransactions
+from tests.simulation.clients import SimulatedClients, SimulatedTransactions
 from tests.simulation.groups import Group
 from tests.simulation.plant import Bug, replaced
 
@@ -163,7 +164,7 @@ def _restores_too_soon(_: Any) -> Any:
     def planted(self: Any, place: Place, committed: Committed) -> int | None:
         if self._stage.state_topic is None:
             return committed.offset
-        anchor = int(committed.note) if committed.note else 0
+        anchor = read_state_note(place, committed.note).anchor or 0
         self._stage.restore(
             place[1], self._clients.read_to_end(self._stage.state_topic, place[1], anchor)
         )
@@ -171,6 +172,34 @@ def _restores_too_soon(_: Any) -> Any:
         return committed.offset
 
     return planted
+
+
+def _moves_on_to_the_end(_: Any) -> Any:
+    """Takes all that nobody has read yet for markers."""
+
+    def planted(self: Any, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+        return {place: self._broker.logs[place].stable_end for place in positions}
+
+    return planted
+
+
+def _moves_on_without_state(move_on: Any) -> Any:
+    """Does not note how far the state has come, so that whoever restores it waits for more."""
+
+    def planted(self: Any) -> None:
+        self._stated = _Forgetful()
+        move_on(self)
+
+    return planted
+
+
+class _Forgetful(dict[int, int]):
+    """Keeps nothing."""
+
+    def setdefault(self, key: int, default: Any = None) -> Any:
+        """Say what was given."""
+        del key
+        return default
 
 
 def _goes_on_after_a_break(begin: Any) -> Any:
@@ -232,6 +261,14 @@ SHELL = (
     Bug(
         "a transaction that a request of the one before may still reach",
         replaced(SimulatedTransactions, "begin", _goes_on_after_a_break),
+    ),
+    Bug(
+        "positions move on past records that are not done",
+        replaced(SimulatedClients, "next_records", _moves_on_to_the_end),
+    ),
+    Bug(
+        "positions move on without a word of how far the state has come",
+        replaced(Session, "move_on", _moves_on_without_state),
     ),
     Bug(
         "a missing fence: offsets without the group's generation",

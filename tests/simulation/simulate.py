@@ -11,6 +11,7 @@ from unittest import mock
 import structlog
 
 from pipeline import intake
+from streams import deliver, session
 from tests.simulation.checks import differences
 from tests.simulation.deployment import Deployment
 from tests.simulation.world import Faults, World
@@ -40,7 +41,11 @@ def simulate(seed: int, *, keeps_trace: bool = False) -> Outcome:
     world.faults = Faults.drawn(world.rng)
     pieces = mock.patch.multiple("pipeline.tally", _SNAPSHOT_IDS=8, _PIECE_IDS=2)
     parts = mock.patch.object(intake, "_EVENTS_AT_ONCE", 2)
-    with pieces, parts, _silence():
+    moving = [
+        mock.patch.object(loop, "MOVE_ON_SECONDS", world.rng.choice((1.0, 5.0, 3_600.0)))
+        for loop in (session, deliver)
+    ]
+    with pieces, parts, moving[0], moving[1], _silence():
         deployment = Deployment(world, EVENTS)
         world.run(_FAULTY_SECONDS * world.rng.random())
         world.heal()

@@ -37,7 +37,7 @@ def test_a_seed_reaches_every_kind_of_effect() -> None:
     steps = ("fence", "join", "committed", "write", "send offsets", "commit")
     wanted = {f"{stage}: {step}" for stage in ("intake", "tally", "bill") for step in steps}
     wanted |= {f"{sink}: commit positions" for sink in ("clickhouse", "stripe")}
-    wanted |= {"stripe: call", "publish", "end of a log", "part of a log"}
+    wanted |= {"stripe: call", "publish", "end of a log", "part of a log", "next records"}
     wanted |= {
         f"clickhouse: insert {table}"
         for table in ("events", "set_aside", "rejections", "totals", "alerts", "deliveries")

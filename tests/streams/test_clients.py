@@ -327,3 +327,38 @@ def test_all_that_is_left_of_a_topic_is_read_and_the_first_of_each_partition(
         assert sorted(found) == [(0, b"a"), (0, b"b"), (2, b"c")]
 
     kafka_either.run(scenario)
+
+
+def test_what_follows_a_position_is_the_next_record_or_the_end_of_what_is_decided(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(3, "following")
+    places = [("following", partition) for partition in range(3)]
+
+    def scenario() -> None:
+        assert clients.next_records(dict.fromkeys(places, 0)) == dict.fromkeys(places, 0)
+        ours = writer(clients, "following")
+        ours.begin()
+        ours.write(records("following", b"a") + records("following", b"b", partition=1))
+        ours.commit()
+        ours.begin()
+        ours.write(records("following", b"aborted"))
+        ours.abort()
+        clients.clock.sleep(1)
+        # Record, marker, aborted record, marker; record, marker; nothing.
+        assert clients.next_records(dict.fromkeys(places, 0)) == dict.fromkeys(places, 0)
+        after = dict(zip(places, (1, 1, 0), strict=True))
+        assert clients.next_records(after) == dict(zip(places, (4, 2, 0), strict=True))
+        ours.begin()
+        ours.write(records("following", b"undecided"))
+        assert clients.next_records(after)[places[0]] == 4
+        ours.commit()
+        clients.clock.sleep(1)
+        assert clients.next_records(after)[places[0]] == 4
+        kafka_either.delete_before("following", 2)
+        with pytest.raises(KafkaException) as gone:
+            clients.next_records({places[0]: 1})
+        assert code_of(gone) == KafkaError._AUTO_OFFSET_RESET
+
+    kafka_either.run(scenario)

@@ -21,6 +21,7 @@ import streams.stage
 from pipeline.generate import Shares, generate
 from pipeline.ingest_file import read_ndjson
 from pipeline.open_frame import open_frame
+from pipeline.record import Outgoing
 from schemas import topics
 from schemas.alert import Alert
 from schemas.definitions import Definitions
@@ -326,6 +327,23 @@ def test_it_verifies_what_retention_has_left_and_says_from_where(worn: str) -> N
     code, output, error = replay(worn, "--verify")
     assert (code, error) == (0, ""), output
     assert f" alerts of {SHARDS} shards (" in output
+
+
+def test_a_shard_of_which_only_markers_are_left_is_nothing_to_verify(lines: list[bytes]) -> None:
+    with everything_counted(lines) as address:
+        end = end_of(address, topics.METERED, 1)
+        clients = ConfluentClients({"bootstrap.servers": address})
+        writer = clients.transactional_writer("aborted", "a")
+        writer.fence()
+        writer.begin()
+        writer.write([Outgoing(topics.METERED.name, b"", partition=1)])
+        writer.abort()
+        # Tally moved on past all that, and retention has left the last marker.
+        confirm(address, topics.METERED, 1, end + 2)
+        forget_before(address, topics.METERED, 1, end + 1)
+        code, output, error = replay(address, "--verify")
+    assert (code, error) == (0, ""), output
+    assert "Shard 1: retention deleted all of the log that tally has counted" in output
 
 
 def test_it_stops_at_whatever_it_cannot_read(worn: str) -> None:
