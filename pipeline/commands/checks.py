@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from pipeline.commands.definitions import read_definitions
 from pipeline.errors import Retry, Stop
 from pipeline.settings import Settings, cache_directory
-from schemas.topics import CATALOGUE
+from schemas.topics import CATALOGUE, EVENTS
 
 #: What one question to a server may take; a check that asks several may take three times as long.
 ANSWER_SECONDS_MAX = 8.0
@@ -140,7 +140,7 @@ def positions(broker: Mapping[str, str]) -> Iterator[Finding]:
     minutes = broker.get("offsets.retention.minutes")
     if minutes is None:
         return
-    least = max(topic.retention_ms for topic in CATALOGUE) // 60_000
+    least = EVENTS.retention_ms // 60_000
     if int(minutes) < least:
         yield bad(
             f"positions of a stage are forgotten when it was down for {minutes} minutes, and "
