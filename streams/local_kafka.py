@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -40,6 +41,27 @@ exec "$@" 3<&- </dev/null
 """
 
 _REVIVALS_MAX = 5
+
+#: Below those that a system gives to outgoing connections (Linux from 32,768, others from
+#: 49,152): one of them that is free now can be some client's before the broker listens on it.
+_PORTS = range(20_000, 32_768)
+
+
+def free_port(but: int = 0) -> int:
+    """A port of 127.0.0.1, other than `but`, that is free and that no connection takes meanwhile.
+
+    Raises:
+        Stop: there is none.
+    """
+    for port in random.sample(_PORTS, len(_PORTS)):
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            if port != but:
+                return port
+    raise Stop(
+        f"No port of 127.0.0.1 from {_PORTS.start} to {_PORTS.stop - 1} is free.",
+        remedy="Stop what listens on them.",
+    )
 
 
 class LocalKafka:
@@ -110,7 +132,7 @@ class LocalKafka:
         self.kill()
         _require_directory(self.directory)
         self._distribution = prepare(self._say)
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         _require_free(self.port)
         _require_unused(self.directory / "data" / ".lock")
         try:
@@ -183,7 +205,7 @@ class LocalKafka:
             unfinished.rename(data)
         (self.directory / "log4j2.properties").write_text(LOGGING)
         (self.directory / "server.properties").write_text(
-            SETTINGS.format(port=self.port, controller_port=_free_port(self.port))
+            SETTINGS.format(port=self.port, controller_port=free_port(but=self.port))
         )
 
     def _launch(self, distribution: Distribution) -> subprocess.Popen[bytes]:
@@ -239,13 +261,6 @@ class LocalKafka:
     @property
     def _log(self) -> Path:
         return self.directory / "broker.log"
-
-
-def _free_port(but: int = 0) -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port if port != but else _free_port(but)
 
 
 def _require_directory(directory: Path) -> None:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from streams.kafka_distribution import Distribution
-from streams.local_kafka import LocalKafka
+from streams.local_kafka import LocalKafka, free_port
 
 PRODUCE, OFFSET_COMMIT, END_TXN, TXN_OFFSET_COMMIT = 0, 8, 26, 28
 
@@ -103,7 +103,7 @@ class KafkaProxy:
     """Forwards from its own port to `broker_port`; a context manager, harmless until told."""
 
     def __init__(self) -> None:
-        self.broker_port = _free_port()
+        self.broker_port = free_port()
         self.port = 0
         #: Client → when the broker last confirmed positions of it, on the monotonic clock.
         self.committed_at: dict[str, float] = {}
@@ -341,10 +341,3 @@ def _reset(link: _Link) -> None:
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     link.client_writer.transport.abort()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 
 import docker
@@ -11,6 +10,8 @@ from docker.errors import DockerException, ImageNotFound
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.wait_strategies import LogMessageWaitStrategy
+
+from streams.local_kafka import free_port
 
 IMAGE = "apache/kafka:4.1.0"
 
@@ -53,9 +54,7 @@ def docker_kafka() -> Iterator[str]:
             pytest.skip(f"a Docker engine answers, but it cannot have {IMAGE}: {error}")
     # Its cleaner for killed runs is one more image to have; this fixture stops what it starts.
     testcontainers_config.ryuk_disabled = True
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
+    port = free_port()
     address = f"127.0.0.1:{port}"
     container = DockerContainer(IMAGE).with_bind_ports(port, port)
     container.with_envs(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from streams.local_kafka import LocalKafka
+from streams.local_kafka import LocalKafka, free_port
 from streams.local_kafka_settings import SETTINGS
 from tests.streams.on_kafka import WAIT_SECONDS_MAX, wait_until
 
@@ -90,10 +89,9 @@ class GuardedKafka:
 @contextmanager
 def guarded_kafka() -> Iterator[GuardedKafka]:
     """Runs one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        guarded = f"127.0.0.1:{free.getsockname()[1]}"
-    settings = SETTINGS + GUARD.format(guarded=guarded.partition(":")[2])
+    port = free_port()
+    guarded = f"127.0.0.1:{port}"
+    settings = SETTINGS + GUARD.format(guarded=port)
     with ExitStack() as running:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr("streams.local_kafka.SETTINGS", settings)

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from pipeline.errors import Stop
 from schemas.topics import Topic
-from streams.local_kafka import LocalKafka
+from streams.local_kafka import LocalKafka, free_port
 from streams.topics import create_topics
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ def test_the_broker_dies_with_a_process_that_is_killed(tmp_path: Path, in_a_thre
     start = "Thread(target=kafka.start)" if in_a_thread else "kafka"
     program = (
         "import multiprocessing, time; from pathlib import Path; from threading import Thread\n"
-        "from streams.local_kafka import LocalKafka\n"
+        "from streams.local_kafka import LocalKafka, free_port\n"
         f"kafka = LocalKafka(Path({str(tmp_path)!r}))\n"
         f"starter = {start}; starter.start()\n"
         + ("starter.join()\n" if in_a_thread else "")
@@ -203,6 +203,30 @@ def test_the_broker_dies_with_a_process_that_is_killed(tmp_path: Path, in_a_thre
     finally:
         os.killpg(owner.pid, signal.SIGKILL)
         owner.wait()
+
+
+def test_a_free_port_is_none_that_a_connection_may_take_before_the_broker_does() -> None:
+    for_connections = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not for_connections.exists():
+        pytest.skip(f"only Linux says in {for_connections} which ports connections take")
+    first = int(for_connections.read_text().split()[0])
+    if first < 32_768:
+        pytest.skip(f"this system was told to give connections ports from {first} on")
+    chosen = {free_port() for _ in range(50)}
+    assert max(chosen) < first
+    assert len(chosen) > 1  # Two brokers that start at the same time get two.
+    assert all(free_port(but=port) != port for port in chosen)
+
+
+def test_a_free_port_is_one_that_nobody_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        monkeypatch.setattr("streams.local_kafka._PORTS", range(port, port + 1))
+        with pytest.raises(Stop, match=f"No port .* from {port} to {port} is free") as stop:
+            free_port()
+    assert "Stop what listens" in stop.value.remedy
+    assert free_port() == port
 
 
 def test_a_port_in_use_is_named_with_the_remedy(tmp_path: Path) -> None:
