@@ -5,8 +5,10 @@
 Starts one Kafka and warms it up, fills `usage.events`, and lets each contender, alone, read it
 from the first to the last event and count each (source, id) once, per customer, event type and
 month. A contender is done when all its totals are exactly those that the generator knows. CPU time
-is that of all its processes, start-up and warm-up included, without the broker's. What is missing
-on this machine, or fails, has its reason in the table. Run it on a machine with nothing else to do.
+is that of all its processes, start-up and warm-up included, without the broker's. Meterline and the
+roofline run once more at the end: what happened to the machine meanwhile shows in the difference,
+and ratios are to the slower run. What is missing on this machine, or fails, has its reason in the
+table. Run it on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -17,25 +19,31 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from confluent_kafka import ConsumerGroupState
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 
 from benchmarks.compare_report import Comparison, chart, document, markdown, table
-from benchmarks.contenders import CONSUME, CONTENDERS, METERLINE_SHARDS, ROOT
+from benchmarks.contenders import CONSUME, CONTENDERS, METERLINE, METERLINE_SHARDS, ROOT, STAGES
 from benchmarks.options import file, positive
 from benchmarks.race import Result, run_alone, topic_bytes
 from benchmarks.stages import machine
 from benchmarks.warm import WARM_UP_SECONDS, warm_up
 from benchmarks.workload import Workload
 from schemas import topics
+from schemas.topics import Topic
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.producer import Producer
+from streams.stage import group_of
 from streams.topics import create_topics
 
 _REPORTS = ROOT / "docs" / "benchmarks"
 _REPORT_COLUMNS = 140
+_ANSWER_SECONDS_MAX = 15.0
 
 
 def compare(
@@ -44,15 +52,15 @@ def compare(
     """Run the contenders with these names, one after the other, on one broker."""
     load = os.getloadavg()
     order = [CONTENDERS[name] for name in CONTENDERS if name in names]
-    if CONSUME in order:
-        # Once more at the end: what happened to the machine meanwhile shows in the difference.
-        order.append(CONSUME)
+    order += [contender for contender in (METERLINE, CONSUME) if contender in order]
     results: list[Result] = []
     with LocalKafka(jvm=FULL_SPEED, say=say.print) as broker:
         catalogue = topics.sized(shards=METERLINE_SHARDS)
         create_topics({"bootstrap.servers": broker.address}, catalogue, keep_for_ever=True)
         say.print(f"{warm_up(broker.address, warm_up_seconds)} transactions to warm up the broker")
-        for contender in order:
+        for number, contender in enumerate(order):
+            if contender is METERLINE and METERLINE in order[:number]:
+                _forget_counting(broker, catalogue)
             workload = Workload(min(events, contender.events_max or events))
             input_topic = _filled(broker, workload, events, say)
             say.print(f"{contender.name}…")
@@ -85,6 +93,30 @@ def _filled(broker: LocalKafka, workload: Workload, events: int, say: Console) -
                 for customer, event, arrival_ms in batch:
                     producer.send_raw(event, key=customer, timestamp_ms=arrival_ms, headers=[])
     return name
+
+
+def _forget_counting(broker: LocalKafka, catalogue: Sequence[Topic]) -> None:
+    """Empties every topic of ours but that of the events, and removes the positions in it."""
+    kafka = {"bootstrap.servers": broker.address}
+    admin = AdminClient({**kafka})
+    ours = {topic.name for topic in catalogue} - {topics.EVENTS.name}
+    # A member that is to come back under its name stays one until its session is over.
+    while (states := _groups(admin)) and set(states.values()) != {ConsumerGroupState.EMPTY}:
+        time.sleep(0.1)
+    for deleted in admin.delete_consumer_groups([*states]).values() if states else ():
+        deleted.result()
+    for deleted in admin.delete_topics([*ours]).values():
+        deleted.result()
+    while ours & admin.list_topics(timeout=_ANSWER_SECONDS_MAX).topics.keys():
+        time.sleep(0.1)
+    create_topics(kafka, catalogue, keep_for_ever=True)
+
+
+def _groups(admin: AdminClient) -> dict[str, ConsumerGroupState]:
+    """Those of ours that there are, each with its state."""
+    ours = {group_of(stage) for stage in STAGES}
+    known = admin.list_consumer_groups().result().valid
+    return {group.group_id: group.state for group in known if group.group_id in ours}
 
 
 def _tools() -> dict[str, str]:

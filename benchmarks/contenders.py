@@ -49,12 +49,12 @@ _FLINK_OPENS = tuple(
     f"--add-opens=java.base/{package}=ALL-UNNAMED"
     for package in ("java.lang", "java.net", "java.io", "java.nio", "java.util", "java.time")
 )
-_STAGES = ("intake", "tally")
+STAGES = ("intake", "tally")
 #: What intake and tally load and compile before their first event.
 _FIRST_START = f"""
 import meterline.__main__, pipeline.commands.run
 from pipeline.commands.wire import StageName, wire
-for stage in {_STAGES!r}:
+for stage in {STAGES!r}:
     wire(StageName(stage))
 from schemas.definitions import Definitions
 from streams.intake import IntakeStage
@@ -103,7 +103,7 @@ def _meterline() -> Callable[[Place], Sequence[Command]]:
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPATH": str(ROOT),
     }
-    line = [sys.executable, "-m", "meterline", "run", *_STAGES, "--instance", "benchmark"]
+    line = [sys.executable, "-m", "meterline", "run", *STAGES, "--instance", "benchmark"]
     first = [sys.executable, "-c", _FIRST_START]
     subprocess.run(first, env=os.environ | environment, check=True, capture_output=True, cwd=ROOT)
 
