@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from stripe import oauth_error
 
 from pipeline.errors import MeterlineError, Reject, Retry, Stop
+from sinks.stripe.transport import Transport
 
 #: Calls a second that Stripe allows an account, live and in a sandbox.
 LIVE_CALLS_PER_SECOND: Final = 1000.0
@@ -95,7 +96,7 @@ def stripe_client(api_key: SecretStr, api_base: str = "") -> stripe.StripeClient
     return stripe.StripeClient(
         api_key.get_secret_value(),
         base_addresses={"api": api_base, "meter_events": api_base} if api_base else {},
-        http_client=stripe.RequestsClient(timeout=_TIMEOUT_SECONDS, session=session),
+        http_client=Transport(timeout=_TIMEOUT_SECONDS, session=session),
         # The SDK ignores Retry-After and repeats a stored 500 under the same key.
         max_network_retries=0,
     )

@@ -30,7 +30,7 @@ def try_stand_in(client: stripe.StripeClient) -> None:
     """Asks a stand-in for a summary: it may have none of the meters yet, which come with their use.
 
     Raises:
-        Retry: nothing answers there.
+        Retry: nothing answers there, or not as Stripe does.
         Stop: what answers is no stand-in, or has another key.
     """
     try:

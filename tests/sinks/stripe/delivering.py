@@ -67,8 +67,13 @@ def records(deltas: Sequence[Delta]) -> list[Record]:
 
 def sink(stand_in: StripeStandIn, clock: Clock, key: str = KEY) -> StripeSink:
     """A new process's sink: the real SDK, directed at the stand-in."""
+    return sink_to(stand_in.url, clock, key)
+
+
+def sink_to(url: str, clock: Clock, key: str = KEY) -> StripeSink:
+    """The same, directed at whatever answers there."""
     return StripeSink(
-        stripe_client(SecretStr(key), stand_in.url),
+        stripe_client(SecretStr(key), url),
         calls_per_second=1000,
         sleep=clock.sleep,
         monotonic=clock.monotonic,

@@ -1,0 +1,50 @@
+"""What is no answer of Stripe's API is met like a lost connection, whoever asked."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from pipeline.errors import Retry
+from pipeline.reconcile_bill import Window
+from sinks.stripe.client import stripe_client
+from sinks.stripe.look import active_meters, try_stand_in
+from sinks.stripe.read import meter_ids, summaries
+from tests.sinks.stripe.delivering import KEY, START_MS, Clock, delta, records, sink_to
+from tests.sinks.stripe.gateway import gateway
+
+FOREIGN = [
+    (502, b'{"status":502,"error":"Bad Gateway","path":"/v1/billing/meter_events"}'),
+    (429, b'{"error":"Too Many Requests"}'),
+    (400, b'{"error":"invalid_request"}'),
+    (503, b'{"error":null}'),
+    (503, b'{"error":["overloaded"]}'),
+    (503, b'{"message":"no"}'),
+    (503, b'"error"'),
+    (400, b'{"error":{"type":"invalid_request_error","message":5}}'),
+    (400, b'{"error":{"type":"invalid_request_error","message":"x","code":400}}'),
+    (500, b"\xff\xfe"),
+    (503, b"<html>"),
+    (503, b"[" * 100_000),
+    (200, b"<html>"),
+    (200, b""),
+    (200, b"null"),
+    (200, b"[]"),
+    (200, b'{"status":"ok"}'),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), FOREIGN)
+def test_an_answer_that_is_not_stripe_s_is_asked_for_again_later(status: int, body: bytes) -> None:
+    window = Window("cus_1", "tokens", 0, 86_400_000)
+    with gateway(status, body) as url:
+        client = stripe_client(SecretStr(KEY), url)
+        for ask in (
+            lambda: sink_to(url, Clock()).write(records([delta(0)]), START_MS),
+            lambda: meter_ids(client),
+            lambda: summaries(client, [window], {"tokens": "mtr_1"}, calls_per_second=1000),
+            lambda: active_meters(client),
+            lambda: try_stand_in(client),
+        ):
+            with pytest.raises(Retry, match=rf"HTTP {status}\): the answer is not one of Stripe"):
+                ask()
