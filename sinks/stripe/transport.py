@@ -7,13 +7,15 @@ and fails on those of another shape.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import stripe
 from pydantic import BaseModel, ValidationError
 
 
 class _Error(BaseModel):
+    # Always there, and what tells Stripe's refusal from that of a gateway with the same shape.
+    type: Literal["api_error", "card_error", "idempotency_error", "invalid_request_error"]
     message: str | None = None
     code: str | None = None
 

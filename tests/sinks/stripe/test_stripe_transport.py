@@ -48,3 +48,23 @@ def test_an_answer_that_is_not_stripe_s_is_asked_for_again_later(status: int, bo
         ):
             with pytest.raises(Retry, match=rf"HTTP {status}\): the answer is not one of Stripe"):
                 ask()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, b'{"error":{"code":"400","message":"Bad Request","status":"INVALID_ARGUMENT"}}'),
+        (400, b'{"error":{"message":"An event already exists with identifier x"}}'),
+        (401, b'{"error":{"message":"no session"}}'),
+        (402, b'{"error":{"message":"quota"}}'),
+        (403, b'{"error":{"type":"forbidden","message":"blocked by policy"}}'),
+        (404, b'{"error":{"message":"no healthy upstream route"}}'),
+    ],
+)
+def test_a_gateway_s_refusal_refuses_no_delta_and_blames_no_key(status: int, body: bytes) -> None:
+    with gateway(status, body) as url:
+        with pytest.raises(Retry, match="proxy") as asked:
+            sink_to(url, Clock()).write(records([delta(0)]), START_MS)
+        assert "KEY" not in asked.value.remedy
+        with pytest.raises(Retry):
+            meter_ids(stripe_client(SecretStr(KEY), url))
