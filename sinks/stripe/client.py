@@ -21,6 +21,10 @@ SANDBOX_CALLS_PER_SECOND: Final = 25.0
 #: eighth of a second keep 125 of them busy; with 8 a process would send 64 a second.
 CONNECTIONS: Final = 128
 
+#: The longest wait that one Retry-After gets: what was tried is held after 23 hours, and is to be
+#: tried again many times before. Who needs longer says so again.
+_RETRY_AFTER_SECONDS_MAX: Final = 15 * 60.0
+
 _TIMEOUT_SECONDS = 30.0
 _KEY = re.compile(r"[!-~]+")
 _SECONDS = re.compile(r"\d{1,6}(\.\d{1,9})?")
@@ -158,4 +162,4 @@ def interpret(error: stripe.StripeError) -> MeterlineError:
 
 def _retry_after_seconds(error: stripe.StripeError) -> float | None:
     header = (error.headers or {}).get("Retry-After", "")
-    return float(header) if _SECONDS.fullmatch(header) else None
+    return min(float(header), _RETRY_AFTER_SECONDS_MAX) if _SECONDS.fullmatch(header) else None

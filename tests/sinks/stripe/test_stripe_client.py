@@ -82,6 +82,7 @@ def test_what_was_not_answered_has_no_status() -> None:
     [
         ("7", 7.0),
         ("0.5", 0.5),
+        ("900", 900.0),
         ("nan", None),
         ("-1", None),
         ("Wed, 21 Oct 2026 07:28:00 GMT", None),
@@ -91,6 +92,14 @@ def test_retry_after_is_read_in_seconds(header: str, seconds: float | None) -> N
     asked = interpret(made(stripe.RateLimitError, "slow", None, 429, None, {"Retry-After": header}))
     assert isinstance(asked, Retry)
     assert asked.after_seconds == seconds
+
+
+def test_no_retry_after_makes_a_delta_wait_until_it_must_be_held() -> None:
+    asked = interpret(
+        made(stripe.RateLimitError, "slow", None, 429, None, {"Retry-After": "90000"})
+    )
+    assert isinstance(asked, Retry)
+    assert asked.after_seconds == 900
 
 
 def test_only_a_known_identifier_is_a_duplicate() -> None:
