@@ -6,11 +6,19 @@ and fails on those of another shape.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import stripe
 from pydantic import BaseModel, ValidationError
+from urllib3 import BaseHTTPResponse
+from urllib3.exceptions import HTTPError
+
+#: How long an answer may take after its head. The SDK's own time-out is for each piece, and a byte
+#: now and then would hold a write for good.
+_BODY_SECONDS_MAX: Final = 30.0
+_PIECE_BYTES: Final = 65_536
 
 
 class _Error(BaseModel):
@@ -49,7 +57,8 @@ class Transport(stripe.RequestsClient):
             stripe.APIConnectionError: no answer came, or not one of Stripe's API; that has a
                 status.
         """
-        body, status, answered = super().request(method, url, headers, post_data)
+        stream, status, answered = self.request_stream(method, url, headers, post_data)
+        body = _whole(stream)
         shape = _Success if 200 <= status < 300 else _Failure
         try:
             shape.model_validate_json(body)
@@ -62,3 +71,17 @@ class Transport(stripe.RequestsClient):
                 headers=answered,
             ) from None
         return body, status, answered
+
+
+def _whole(stream: BaseHTTPResponse) -> bytes:
+    deadline = time.monotonic() + _BODY_SECONDS_MAX
+    body = bytearray()
+    try:
+        while piece := stream.read1(_PIECE_BYTES, decode_content=True):
+            body += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError("the answer came too slowly")
+    except (HTTPError, TimeoutError) as error:
+        stream.close()
+        raise stripe.APIConnectionError(str(error)) from error  # type: ignore[no-untyped-call]
+    return bytes(body)

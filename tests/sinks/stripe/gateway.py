@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-@contextmanager
-def gateway(status: int, body: bytes) -> Iterator[str]:
+@contextlib.contextmanager
+def gateway(status: int, body: bytes, seconds_a_byte: float = 0) -> Iterator[str]:
     """The address of an HTTP server that gives this answer, and asks for no wait."""
+    closing = threading.Event()
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -20,7 +21,15 @@ def gateway(status: int, body: bytes) -> Iterator[str]:
             self.send_header("Retry-After", "0")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if not seconds_a_byte:
+                self.wfile.write(body)
+                return
+            # Whoever asked may have hung up.
+            with contextlib.suppress(ConnectionError):
+                for byte in body:
+                    self.wfile.write(bytes([byte]))
+                    if closing.wait(seconds_a_byte):
+                        return
 
         do_GET = do_POST  # noqa: N815 - the name is http.server's
 
@@ -33,6 +42,7 @@ def gateway(status: int, body: bytes) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from pydantic import SecretStr
 
 from pipeline.errors import Retry
 from pipeline.reconcile_bill import Window
+from sinks.stripe import transport
 from sinks.stripe.client import stripe_client
 from sinks.stripe.look import active_meters, try_stand_in
 from sinks.stripe.read import meter_ids, summaries
@@ -68,3 +71,14 @@ def test_a_gateway_s_refusal_refuses_no_delta_and_blames_no_key(status: int, bod
         assert "KEY" not in asked.value.remedy
         with pytest.raises(Retry):
             meter_ids(stripe_client(SecretStr(KEY), url))
+
+
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "_BODY_SECONDS_MAX", 0.2)
+    with gateway(200, b" " * 600, seconds_a_byte=0.05) as url:
+        begin = time.monotonic()
+        with pytest.raises(Retry, match="too slowly"):
+            sink_to(url, Clock()).write(records([delta(0)]), START_MS)
+        assert time.monotonic() - begin < 10
