@@ -17,9 +17,9 @@ from pipeline.ingest_file import Line, arrival_ms, customer_key
 class CsvMapping:
     """How a CSV row becomes an event: `time`, `subject`, `data.tokens`, … → column or constant.
 
-    Targets are CloudEvents attributes, `receivedat`, or `data.<field>`. Without an `id` the row's
-    number is taken, without a `source` the name of the file, so that sending a file twice counts
-    it once. `utc` says that times without an offset are UTC.
+    Targets are CloudEvents attributes, `receivedat`, or `data.<field>`. Where `id` is neither
+    mapped nor set, it is the row's number, and such a `source` the name of the file, so that
+    sending a file twice counts it once. `utc` says that times without an offset are UTC.
     """
 
     name: str
@@ -112,16 +112,17 @@ def read_csv(lines: Iterable[bytes], mapping: CsvMapping) -> Iterator[Line]:
                 f"Row {number} of the CSV file has {len(row)} cells, its header {len(header)}.",
                 remedy="Correct the row, quoting cells that hold commas, and send the file again.",
             )
-        cells = {**mapping.constants, **{target: row[column] for target, column in at.items()}}
-        yield _event(number, {name: cell for name, cell in cells.items() if cell}, mapping)
+        cells = {"id": str(number), "source": mapping.name, **mapping.constants}
+        cells |= {target: row[column] for target, column in at.items()}
+        yield _event(number, {name: cell for name, cell in cells.items() if cell}, mapping.utc)
 
 
-def _event(number: int, cells: dict[str, str], mapping: CsvMapping) -> Line:
-    event: dict[str, Any] = {"specversion": "1.0", "id": str(number), "source": mapping.name}
+def _event(number: int, cells: dict[str, str], utc: bool) -> Line:
+    event: dict[str, Any] = {"specversion": "1.0"}
     data: dict[str, Any] = {}
     for target, cell in cells.items():
         if target in ("time", "receivedat"):
-            event[target] = _with_offset(cell, number, mapping.utc)
+            event[target] = _with_offset(cell, number, utc)
         elif target.startswith("data."):
             data[target.removeprefix("data.")] = int(cell) if _INTEGER.fullmatch(cell) else cell
         else:

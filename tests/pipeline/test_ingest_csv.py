@@ -137,6 +137,14 @@ def test_an_extension_is_an_attribute() -> None:
     assert extended.columns["region1"] == "x"
 
 
+@pytest.mark.parametrize("name", ["id", "source"])
+def test_an_empty_cell_of_an_identity_is_none_for_intake_to_reject(name: str) -> None:
+    lines = [b"at,it\n", b"2026-11-20T12:00:00Z,2\n", b"2026-11-20T12:00:00Z,\n"]
+    first, second = events(lines, "time=at", f"{name}=it")
+    assert first[name] == "2"
+    assert name not in second
+
+
 def test_an_empty_mapping_of_attributes_leaves_them_out() -> None:
     mapping = CsvMapping("f", {"time": "at"}, {"type": "t", "subject": ""})
     (line,) = read_csv([b"at\n", b"2026-11-20T12:00:00Z\n"], mapping)
