@@ -59,6 +59,9 @@ def test_a_file_in_utf_16_is_refused(encoding: str) -> None:
         b"[" * 100_000,
         b'{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b"\x00",
+        '{"größe":"x","receivedat":"1970-01-01T00:00:01Z"}'.encode("latin-1"),
+        b'{"\xff":"x","receivedat":"1970-01-01T00:00:01Z"}',
+        b'{"\\ud800":"x","receivedat":"1970-01-01T00:00:01Z"}',
     ],
 )
 def test_a_broken_line_is_sent_as_it_stands(line: bytes) -> None:
@@ -110,6 +113,11 @@ def test_any_event_is_the_same_less_its_arrival_time(
     assert line.timestamp_ms == 1_000
     assert json.loads(line.value) == other
     assert list(json.loads(line.value)) == [name for name in event if name != "receivedat"]
+
+
+@given(name=st.binary(max_size=4), text=st.binary(max_size=4))
+def test_no_name_and_no_text_beside_an_arrival_time_make_it_fail(name: bytes, text: bytes) -> None:
+    read(b'{"%s":"%s","receivedat":"1970-01-01T00:00:01Z"}' % (name, text))
 
 
 @given(st.binary())
