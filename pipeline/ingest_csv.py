@@ -81,11 +81,12 @@ def read_csv(lines: Iterable[bytes], mapping: CsvMapping) -> Iterator[Line]:
 
     Raises:
         Stop: at an empty file, a column that is not there, a row that does not fit the header,
-            bytes that are not UTF-8, or a time without an offset. What was sent before may be sent
+            a quote that is not closed, a cell longer than `csv.field_size_limit` allows, bytes
+            that are not UTF-8, or a time without an offset. What was sent before may be sent
             again: rows keep their ids.
     """
-    rows = csv.reader(_texts(lines), strict=True)
-    header = next(_checked(rows), None)
+    rows = _rows(lines)
+    header = next(rows, None)
     if not header:
         raise Stop(
             f"The CSV file {'is empty' if header is None else 'begins with an empty line'}.",
@@ -104,7 +105,7 @@ def read_csv(lines: Iterable[bytes], mapping: CsvMapping) -> Iterator[Line]:
             remedy="Give each mapped column a name of its own.",
         )
     at = {target: header.index(column) for target, column in mapping.columns.items()}
-    for number, row in enumerate(_checked(rows), start=1):
+    for number, row in enumerate(rows, start=1):
         if not row:
             continue
         if len(row) != len(header):
@@ -146,6 +147,22 @@ def _with_offset(cell: str, number: int, utc: bool) -> str:
     return f"{naive[1]}T{naive[2]}Z"
 
 
+def _rows(lines: Iterable[bytes]) -> Iterator[list[str]]:
+    rows = csv.reader(_texts(lines), strict=True)
+    # Where a quote was left open, the line that is being read is far below.
+    begins = 1
+    try:
+        for row in rows:
+            begins = rows.line_num + 1
+            yield row
+    except csv.Error as error:
+        raise Stop(
+            f"The CSV file cannot be read, in the row that begins in line {begins}: {error}.",
+            remedy="Quote cells with double quotes, double those inside, close each, cut cells "
+            "that are longer than any event, and send the file again.",
+        ) from None
+
+
 def _texts(lines: Iterable[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         try:
@@ -155,13 +172,3 @@ def _texts(lines: Iterable[bytes]) -> Iterator[str]:
                 f"Line {number} of the CSV file is not UTF-8.",
                 remedy="Convert the file to UTF-8 and send it again.",
             ) from None
-
-
-def _checked(rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    try:
-        yield from rows
-    except csv.Error as error:
-        raise Stop(
-            f"The CSV file cannot be read: {error}.",
-            remedy="Quote cells with double quotes, double those inside, and send it again.",
-        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import signal
 import sys
 import time
@@ -33,6 +34,9 @@ from streams.producer import KEEPS_ARRIVALS, DeliveryFailed, Producer
 
 _STDIN = Path("-")
 _DRAW_SECONDS = 0.1
+
+#: More than any event has: what is too long is for intake to reject, and may not be mapped at all.
+_CELL_CHARACTERS_MAX = 16 * 1024 * 1024
 
 #: How long a broker that went away has to come back.
 _TIMEOUT_SECONDS = 60.0
@@ -134,6 +138,8 @@ def send(
             remedy="Add --format csv if it is CSV, else leave them out.",
         )
     mapping = _mapping(file, mapped or [], constant or [], utc) if is_csv else None
+    # It is the process's, so it is set here.
+    csv.field_size_limit(_CELL_CHARACTERS_MAX)
     with _opened(file) as opened:
         lines = read_csv(opened, mapping) if mapping else read_ndjson(unmarked(opened))
         require_topic(settings.kafka(), topics.EVENTS.name)

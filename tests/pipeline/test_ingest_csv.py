@@ -109,7 +109,10 @@ def test_an_offset_in_the_file_wins_and_what_is_no_time_is_left_for_intake_to_re
         ([b"TIMESTAMP,TIMESTAMP\n"], True, "several columns named TIMESTAMP"),
         ([TRACE[0], b"2023-11-16 18:17:03,1\n"], True, "Row 1 .* 2 cells, its header 3"),
         ([TRACE[0], b"\xff,1,2\n"], True, "Line 2 .* not UTF-8"),
-        ([TRACE[0], b'"a"b,1,2\n'], True, "cannot be read"),
+        ([TRACE[0], b'"a"b,1,2\n'], True, "line 2: .* expected after.*double those inside"),
+        ([*TRACE, b'"a\n', TRACE[1]], True, "line 4: unexpected end of data.*close each"),
+        ([*TRACE, b'"a\n', b'"b",1,2\n'], True, "line 4: .* expected after.*close each"),
+        ([*TRACE, b"x" * 200_000], True, "line 4: field larger than field limit.*cut cells"),
     ],
 )
 def test_what_cannot_be_sent_exactly_stops_with_a_remedy(

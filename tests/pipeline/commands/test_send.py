@@ -189,6 +189,20 @@ def test_a_csv_file_with_a_bad_row_says_what_was_sent_and_where_it_stopped(
     assert "Remedy: Correct the row" in errors
 
 
+def test_a_csv_cell_may_be_as_long_as_an_event_and_longer(tmp_path: Path, address: str) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text(f"at,text,rest\n2026-11-20T09:30:00Z,{'x' * 1_000_000},{'y' * 2_000_000}\n")
+    arrivals = Arrivals(address)
+    code, _, errors = meterline_send(
+        *(file, "--map", "time=at", "--map", "data.text=text"),
+        *("--set", "type=llm", "--set", "subject=cus_1"),
+        METERLINE_BOOTSTRAP_SERVERS=address,
+    )
+    assert (code, errors.strip()) == (0, "")
+    (record,) = arrivals.records()
+    assert json.loads(record.value or b"")["data"] == {"text": "x" * 1_000_000}
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "said"),
     [
