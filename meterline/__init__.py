@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -23,5 +25,23 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used: `meterline --help` needs none of them."""
     for home, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(home), name)
+            try:
+                return getattr(import_module(home), name)
+            except ImportError:
+                _require_own_packages()
+                raise
     raise AttributeError(f"module 'meterline' has no attribute {name!r}")
+
+
+def _require_own_packages() -> None:
+    """Python finds a program's own `schemas.py` before our package of that name.
+
+    Raises:
+        ImportError: it did, or another of that kind.
+    """
+    for home in _HOMES:
+        package = home.partition(".")[0]
+        found = find_spec(package)
+        ours = Path(__file__).parents[1] / package / "__init__.py"
+        if found and found.origin and Path(found.origin) != ours:
+            raise ImportError(f"{found.origin} hides Meterline's package {package}: rename it.")

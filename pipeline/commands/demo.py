@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from pipeline.commands.definitions import read_definitions
 from pipeline.commands.observe import observe
 from pipeline.commands.play import Play, PlayClock
 from pipeline.commands.show_demo import show
-from pipeline.commands.supervise import Supervisor
+from pipeline.commands.supervise import METERLINE, Supervisor
 from pipeline.errors import Retry, Stop
 from pipeline.generate import DEMO_DEFINITIONS, generate
 from pipeline.ingest_file import Line, read_ndjson, unmarked
@@ -238,7 +237,7 @@ def _migrate(environment: Mapping[str, str]) -> None:
     """In a process of its own: one process at a time may own the embedded engine's directory."""
 
     outcome = subprocess.run(
-        [sys.executable, "-m", "meterline", "migrate"],
+        [*METERLINE, "migrate"],
         env=dict(os.environ) | dict(environment),
         capture_output=True,
         text=True,

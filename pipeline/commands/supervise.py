@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from pipeline.errors import Stop
+
+#: Begins the command line of another process of ours. Without -P, modules of the directory that
+#: this one was started in would come before ours and before Python's own.
+METERLINE: Final = (sys.executable, "-P", "-m", "meterline")
 
 #: A stage that ends this often is not going to stay.
 _STARTS_MAX = 20
@@ -86,7 +90,7 @@ class Supervisor:
         self._starts[stage] += 1
         with self._log(stage).open("ab") as log:
             self._processes[stage] = subprocess.Popen(
-                [sys.executable, "-m", "meterline", "run", stage],
+                [*METERLINE, "run", stage],
                 env=self._environment,
                 # Held open as long as this process lives; see Settings.stop_with_stdin.
                 stdin=subprocess.PIPE,

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-
 PRODUCTION = {
     "METERLINE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
     "METERLINE_SECURITY_PROTOCOL": "SASL_SSL",
@@ -26,9 +24,8 @@ PRODUCTION = {
 def meterline_demo(*options: str | Path, **environment: str) -> tuple[int, str, str]:
     """Runs it to its end: exit code, output, errors."""
     ended = subprocess.run(
-        [sys.executable, "-m", "meterline", "demo", "--count", "50", *map(str, options)],
+        [sys.executable, "-P", "-m", "meterline", "demo", "--count", "50", *map(str, options)],
         capture_output=True,
-        cwd=ROOT,
         env={**os.environ, "COLUMNS": "200", **environment},
         text=True,
         timeout=300,
@@ -50,6 +47,16 @@ def test_a_directory_may_have_any_name_and_all_is_kept_in_it(tmp_path: Path) -> 
     assert code == 0, output + errors
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
     assert (kept / "clickhouse" / "store").exists()
+
+
+def test_modules_where_it_is_started_are_not_taken_for_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("schemas", "pipeline", "queue", "stripe"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError('of another program')")
+    code, output, errors = meterline_demo()
+    assert code == 0, output + errors
 
 
 @pytest.mark.parametrize(
