@@ -68,8 +68,11 @@ class UsageEvent(BaseModel):
     type: Name = Field(description="What happened; meters count events of one type.")
     subject: Name = Field(description="The customer who used it.")
     time: AwareDatetime = Field(description="When it was used, with an offset; decides the period.")
-    datacontenttype: str | None = Field(None, description="JSON when present.")
-    data: Any = Field(None, description="What meters read: quantities as integers or strings.")
+    # Named, a default is one to every type checker.
+    datacontenttype: str | None = Field(default=None, description="JSON when present.")
+    data: Any = Field(
+        default=None, description="What meters read: quantities as integers or strings."
+    )
 
     @field_validator("data")
     @classmethod

@@ -24,7 +24,7 @@ from schemas.usage_event import (
 from streams.packer import ANY_PARTITION, Arrived, Pack, Packer
 from streams.write import NO_PLACE, has_place
 
-_Headers: TypeAlias = list[tuple[str, str | bytes | None]]
+_Headers: TypeAlias = Sequence[tuple[str, str | bytes | None]]
 #: Is told that a record is safe, or why it is not.
 _Told: TypeAlias = Callable[[KafkaError | None, Message], None]
 
@@ -189,7 +189,7 @@ class Producer:
                     value=value,
                     key=key,
                     partition=partition,
-                    headers=headers,
+                    headers=list(headers),
                     timestamp=timestamp_ms,
                     on_delivery=told,
                 )
@@ -298,7 +298,7 @@ class Producer:
                 value=message.value(),
                 key=message.key(),
                 partition=message.partition() or 0,
-                headers=headers,
+                headers=list(headers),
                 timestamp=message.timestamp()[1],
                 on_delivery=told_again,
             )
