@@ -66,7 +66,8 @@ def main() -> None:
     """Runs the command line; what Meterline raises on purpose ends it with the remedy.
 
     The exit code is 2 where a person is asked, 75 (EX_TEMPFAIL of sysexits.h) where trying again
-    later may help, and 70 (EX_SOFTWARE) where nobody foresaw what happened: 1 is a difference.
+    later may help, and 70 (EX_SOFTWARE) where nobody foresaw what happened: 1 is a difference,
+    or an output that nobody reads any more.
     """
     if isinstance(sys.stdout, TextIOWrapper):
         # A sign that the terminal does not know must not end a command that has done its work.
@@ -100,10 +101,13 @@ def _run() -> None:
         finally:
             print(end="", flush=True)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EPIPE):
             raise
         # What could not be written would be tried again at the end of the process, and said.
         os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        if error.errno == errno.EPIPE:
+            # Nobody reads it any more; what typer and rich write ends the same way.
+            sys.exit(1)
         raise Retry(
             f"What was to be written has no room: {error.strerror}.",
             remedy="Make room on the disk that the output goes to, and run it again.",

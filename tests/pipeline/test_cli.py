@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,28 @@ def test_output_that_finds_no_room_is_said_in_one_sentence(arguments: list[str])
     assert len(lines) == 2
     assert "No space left on device" in lines[0]
     assert lines[1].startswith("Remedy: ")
+
+
+@pytest.mark.parametrize("write", ["print('x')", "typer.echo('x')", "Console().print('x')"])
+def test_output_that_nobody_reads_any_more_ends_it_quietly(write: str) -> None:
+    program = f"""
+import typer
+from rich.console import Console
+import pipeline.commands.topics as it
+it.topics = lambda: {write}
+{MAIN}
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "topics"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.parametrize("stage", ["clickhouse", "stripe"])
