@@ -8,7 +8,6 @@ import random
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from pipeline.errors import Stop
 from streams.kafka_distribution import Distribution, prepare
 from streams.local_kafka_settings import LOGGING, SETTINGS
+from streams.temporary import temporary_directory
 
 #: JVM options that start fast and stay small: development and tests.
 QUICK_START = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -86,9 +86,7 @@ class LocalKafka:
     ) -> None:
         self._temporary = None
         if directory is None:
-            self._temporary = tempfile.TemporaryDirectory(
-                prefix="meterline-kafka-", ignore_cleanup_errors=True
-            )
+            self._temporary = temporary_directory("kafka")
             directory = Path(self._temporary.name)
         self.directory = directory.absolute()
         self.port = port

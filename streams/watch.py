@@ -21,7 +21,6 @@ import asyncio
 import logging
 import signal
 import ssl
-import tempfile
 from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from schemas.forecast import Forecast
 from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
 from streams.read import read_to_end
 from streams.stage import SESSION_TIMEOUT_MS, group_of
+from streams.temporary import temporary_directory
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +59,7 @@ def run_watch(settings: Settings, definitions: Definitions) -> None:
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Faust wants a directory, though nothing is kept in it.
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix="meterline-watch-")
-    except OSError as error:
-        raise Stop(
-            f"The watch finds no room for temporary files: {error.strerror}.",
-            remedy="Name a directory in TMPDIR that has room and that this user may write to.",
-        ) from error
-    with temporary as scratch:
+    with temporary_directory("watch") as scratch:
         asyncio.run(_serve(settings, definitions, Path(scratch)))
 
 

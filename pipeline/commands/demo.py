@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from streams.follow import Follower
 from streams.local_kafka import LocalKafka
 from streams.read import partition_count
 from streams.revive import Reviver
+from streams.temporary import temporary_directory
 from streams.topics import create_topics
 
 STAGES = ("intake", "tally", "clickhouse", "bill", "stripe", "watch")
@@ -104,7 +104,7 @@ def _forget_settings() -> None:
 @contextmanager
 def _kept_or_temporary(directory: Path | None) -> Iterator[Path]:
     if directory is None:
-        with tempfile.TemporaryDirectory(prefix="meterline-demo-") as temporary:
+        with temporary_directory("demo") as temporary:
             yield Path(temporary)
         return
     try:

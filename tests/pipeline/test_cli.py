@@ -113,6 +113,16 @@ it.topics = lambda: {write}
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("command", ["demo", "dev"])
+def test_where_no_temporary_directory_can_be_had_it_says_so_at_once(command: str) -> None:
+    program = f"import tempfile as it; it._candidate_tempdir_list = lambda: ['/none']; {MAIN}"
+    code, output, errors = meterline(command, program=program)
+    assert (code, output) == (2, "")
+    said, remedy = errors.splitlines()
+    assert said.startswith("There is no room for temporary files: No usable temporary directory")
+    assert remedy.startswith("Remedy: Name a directory in TMPDIR")
+
+
 @pytest.mark.parametrize("stage", ["clickhouse", "stripe"])
 def test_a_sink_that_starts_where_no_broker_answers_ends_and_says_so(
     stage: str, tmp_path: Path
