@@ -121,6 +121,8 @@ class Bills:
         self._frozen: dict[str, _Frozen] = {}
         self._deliveries: dict[str, Delivery] = {}
         self._sequences: dict[Key, int] = {}
+        #: Deltas that were delivered with another value. Kept, as every look must see them.
+        self._changed: dict[str, Fault] = {}
 
     def take_delivery(self, delivery: Delivery) -> None:
         """The next record of usage.deliveries of a partition; a later one of a delta replaces."""
@@ -172,7 +174,9 @@ class Bills:
                 continue
             sent = from_plain(delivery.value)
             if sent != delta.units:
-                faults.append(Fault(name, delta.lane.key, delta.units, sent))
+                self._changed[name] = Fault(name, delta.lane.key, delta.units, sent)
+            else:
+                self._changed.pop(name, None)
             if not is_confirmed:
                 settled.unsent.add(delta.units)
             elif delivery.outcome != "delivered":
@@ -184,6 +188,7 @@ class Bills:
             else:
                 settled.delivered.add(delta.units)
                 self._forget(name)
+        faults += self._changed.values()
         faults += self._never_frozen()
         return [
             fault for fault in faults if self._selection.has(fault.key.customer, fault.key.start_ms)

@@ -86,11 +86,23 @@ def test_what_is_confirmed_without_a_delivery_is_a_fault_until_it_comes() -> Non
     assert settled(bills).delivered.units == NANOS
 
 
-def test_a_delivery_of_another_value_is_a_fault() -> None:
+@pytest.mark.parametrize("outcome", ["delivered", "held", "refused"])
+def test_a_delivery_of_another_value_is_a_fault_in_every_look(outcome: Outcome) -> None:
     bills = Bills(Selection())
-    bills.take_delivery(delivery(delta(0, "2")))
+    bills.take_delivery(delivery(delta(0, "2"), outcome))
     bills.take_delta(0, 0, delta(0, "1"))
-    assert [fault[2:] for fault in bills.settle({0: 1}, LATER_MS)] == [(NANOS, 2 * NANOS)]
+    for _ in range(3):
+        assert [fault[2:] for fault in bills.settle({0: 1}, LATER_MS)] == [(NANOS, 2 * NANOS)]
+    assert settled(bills).frozen.units == NANOS
+
+
+def test_a_delivery_of_another_value_that_is_replaced_in_time_is_no_fault() -> None:
+    bills = Bills(Selection())
+    bills.take_delta(0, 0, delta(0, "1"))
+    bills.take_delivery(delivery(delta(0, "2")))
+    assert len(bills.settle({0: 0}, LATER_MS)) == 1
+    bills.take_delivery(delivery(delta(0, "1")))
+    assert bills.settle({0: 1}, LATER_MS) == []
 
 
 def test_what_was_never_frozen_is_a_fault_and_a_repeated_delivery_is_none() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +18,12 @@ from pipeline.commands import reconcile
 from pipeline.errors import Stop
 from pipeline.generate import DEMO_DEFINITIONS
 from schemas import topics
-from schemas.billing import Delta
+from schemas.billing import Delivery, Delta
+from schemas.discrepancy import Discrepancy
 from schemas.reconciliation import Reconciliation
 from schemas.topics import Topic
 from tests.pipeline.commands.whole_system import SHARDS, WholeSystem, whole_system
-from tests.streams.on_kafka import read
+from tests.streams.on_kafka import read, wait_until
 
 
 @pytest.fixture
@@ -74,6 +79,37 @@ def test_each_loss_is_found_at_its_link(system: WholeSystem) -> None:
     # What was delivered is not known any more, so Stripe may have it or not.
     assert links(found) == ["frozen", "input", "sent", "stored"]
     assert sum(each.link == "sent" for each in found.differences) > 50
+
+
+def test_a_delivery_of_another_value_is_found_by_two_looks_and_told_of_as_long_as_it_lasts(
+    system: WholeSystem, tmp_path: Path
+) -> None:
+    with system.run():
+        system.send(200)
+        system.settle()
+    record = read(system.kafka["bootstrap.servers"], topics.DELIVERIES.name)[0]
+    delivery = Delivery.model_validate_json(record.value or b"")
+    changed = delivery.model_copy(update={"value": "123456"}).model_dump_json().encode()
+    producer = Producer(system.kafka)
+    producer.produce(topics.DELIVERIES.name, changed, record.key, partition=record.partition)
+    assert producer.flush(60) == 0
+    (difference,) = checked(system).differences
+    assert (difference.link, difference.found) == ("sent", "123456")
+
+    command = [sys.executable, "-m", "meterline", "reconcile", "--every", "1", "--stripe-lag", "0"]
+    with (tmp_path / "log").open("w") as written:
+        watch = subprocess.Popen(
+            command, env={**os.environ, **system.environment}, stdout=written, stderr=written
+        )
+    try:
+        wait_until(lambda: (tmp_path / "log").read_text().count("1 differences") > 2, "it lasts")
+    finally:
+        watch.send_signal(signal.SIGTERM)
+        code = watch.wait(60)
+    assert code == 0, (tmp_path / "log").read_text()
+    records = read(system.kafka["bootstrap.servers"], topics.DISCREPANCIES.name)
+    told = [Discrepancy.model_validate_json(each.value or b"") for each in records]
+    assert [(each.key, each.state) for each in told] == [(difference.key, "open")]
 
 
 def test_a_record_that_no_stage_wrote_is_named_and_is_no_difference(system: WholeSystem) -> None:
