@@ -205,7 +205,10 @@ def _value(meter: Meter) -> tuple[str, dict[str, str]]:
 
 def _written(path: str) -> str:
     """The text of a number in the data; NULL where another one might be meant."""
-    *_, name = path_steps(path)
+    steps = path_steps(path)
+    if not steps:
+        return "data"
+    name = steps[-1]
     if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
         return "NULL"
     before = f'"{name}"[[:space:]]*:[[:space:]]*'

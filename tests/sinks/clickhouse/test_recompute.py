@@ -20,6 +20,7 @@ from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.recompute import outcomes, recomputed, stored_totals, why_not_recomputed
 
 START = datetime(2026, 11, 20, tzinfo=UTC)
+LONG = "99999999999999999999999999999.123456789"
 
 #: As services may write one and the same value, and its exact value.
 LITERALS = [
@@ -76,7 +77,12 @@ def test_every_way_to_write_a_number_is_read_exactly(
     assert list(units(clickhouse, meter("sum")).values()) == [value * NANOS]
 
 
-LONG = "99999999999999999999999999999.123456789"
+@pytest.mark.parametrize(("literal", "value"), [*LITERALS, (LONG, Fraction(LONG))])
+def test_data_that_is_itself_the_number_is_read_exactly(
+    clickhouse: Connection, literal: str, value: int | Fraction
+) -> None:
+    insert(clickhouse, [{"data": literal.encode()}])
+    assert list(units(clickhouse, meter("sum", value="$")).values()) == [value * NANOS]
 
 
 @pytest.mark.parametrize(
