@@ -50,8 +50,8 @@ class Stored(NamedTuple):
 class Recomputed(NamedTuple):
     """A total over all groups, counted anew from ClickHouse's events, beside the stored one.
 
-    `units` is None where a value cannot be read exactly. `newest` is the version of the last event,
-    `counted` how many events the stored total counts; 0 where there is no such total.
+    `units` is None where ClickHouse cannot tell it exactly. `newest` is the version of the last
+    event, `counted` how many events the stored total counts; 0 where there is no such total.
     """
 
     events: int

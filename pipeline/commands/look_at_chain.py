@@ -156,6 +156,8 @@ class Chain:
                         f"{meter.slug}: {hidden} totals have a number of more digits than "
                         "ClickHouse reads exactly from JSON"
                     )
+                    if meter.aggregation == "latest":
+                        reason += ", or latest events of one time from several partitions"
             if reason is not None:
                 not_checked.append(NotChecked(link="recomputed", reason=reason))
         return found

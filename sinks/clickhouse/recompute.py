@@ -21,14 +21,17 @@ from schemas.meter import Aggregation, Meter, Period, path_steps
 from schemas.quantity import from_plain
 
 #: How ClickHouse counts each aggregation, exactly. `latest` is by time, then by the order of the
-#: log; of events with the same time in one pack, read from different partitions, it may take
-#: another one than tally did.
+#: log. In one pack that is known of the events of one partition only: where events of several are
+#: the latest, which of them tally took cannot be told, and the value is NULL.
 _AGGREGATES: Mapping[Aggregation, str] = {
     "count": "toDecimal256(count(), 9)",
     "sum": "sum(value)",
     "max": "max(value)",
     "min": "min(value)",
-    "latest": "argMax(value, (time, version, source_offset, source_index))",
+    "latest": "if("
+    "argMax(source_partition, (time, version, source_partition))"
+    " = argMax(source_partition, (time, version, -source_partition)), "
+    "argMax(value, (time, version, source_offset, source_index)), NULL)",
 }
 
 #: The first day of each period, as a Date32.
@@ -139,7 +142,8 @@ def recomputed(
                countIf(isNull(one.value)), max(one.version), any(stored.counted_to),
                any(stored.counted), toString(any(stored.newest_usage))
         FROM (
-            SELECT customer, time, version, source_offset, source_index, {value} AS value,
+            SELECT customer, time, version, source_partition, source_offset, source_index,
+                   {value} AS value,
                    toUnixTimestamp64Milli(toDateTime64({_STARTS[meter.period]}, 3, 'UTC'))
                        AS start_ms
             FROM events FINAL
@@ -161,7 +165,7 @@ def recomputed(
     for customer, start_ms, events, text, unreadable, newest, version, counted, usage in rows:
         found[Key(customer, meter.slug, start_ms)] = Recomputed(
             events=events,
-            units=None if unreadable else from_plain(text),
+            units=None if unreadable or text is None else from_plain(text),
             newest=newest,
             version=version,
             counted=counted,

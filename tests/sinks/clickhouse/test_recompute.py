@@ -158,6 +158,27 @@ def test_each_aggregation_is_counted_by_customer_and_period(
     assert found == {key: reduce[aggregation](group) for key, group in expected.items()}
 
 
+def test_of_latest_events_in_one_pack_only_those_of_one_partition_have_an_order(
+    clickhouse: Connection,
+) -> None:
+    insert(
+        clickhouse,
+        [
+            {"customer": customer, "source_partition": partition, "version": version, "data": data}
+            for customer, partition, version, data in (
+                ("one partition", 1, 1, data("1")),
+                ("one partition", 1, 1, data("2")),
+                ("several", 1, 1, data("3")),
+                ("several", 0, 1, data("4")),
+                ("several packs", 1, 1, data("5")),
+                ("several packs", 0, 2, data("6")),
+            )
+        ],
+    )
+    found = {customer: value for (customer, _), value in units(clickhouse, meter("latest")).items()}
+    assert found == {"one partition": 2 * NANOS, "several": None, "several packs": 6 * NANOS}
+
+
 def test_left_out_is_what_its_meter_did_not_count(clickhouse: Connection) -> None:
     insert(
         clickhouse,
