@@ -3,7 +3,9 @@
     projected  = usage * length / elapsed
     crosses_at = period_start + elapsed * threshold / usage
 
-where `elapsed` is the time from the period's start to the arrival of the last event in the total.
+where `elapsed` is the time from the period's start to the newest arrival in the usage. A row says
+that of its own group only, which may be an older one when a dead letter comes back as of its first
+arrival; so the newest one that any group's row has said is remembered.
 The straight line knows no rhythm of days or weeks: it is meant to warn early and to be explained
 in one sentence. It fits what accumulates (`count`, `sum`) and nothing else.
 
@@ -55,12 +57,15 @@ class Forecaster:
     `announced` are the shard's forecasts made before, by another process perhaps. Each shard has a
     forecaster of its own, because it forgets by the arrivals that it is shown: of shards that are
     read at different speeds the fastest would have it forget what the others are still to bring.
-    For a shard that falls silent it keeps what it has, which no longer grows.
+    For a shard that falls silent it keeps what it has, which no longer grows. Of arrivals it knows
+    only those that it was shown itself.
     """
 
     def __init__(self, announced: Iterable[Forecast] = ()) -> None:
         #: Key to the end of its period, in milliseconds since 1970.
         self._announced: dict[_Key, int] = {}
+        #: Of meters with groups: (customer, meter, period start) to its newest arrival and its end.
+        self._arrivals: dict[tuple[str, str, int], tuple[int, int]] = {}
         self._day = 0
         for forecast in announced:
             key = _Key(
@@ -82,11 +87,21 @@ class Forecaster:
             threshold = _next_threshold(definitions, usage)
             if threshold is None:
                 continue
+            if definitions.meters_by_slug[usage.meter].group_by:
+                usage = self._over_all_groups(usage)
             key = _Key(usage.customer, usage.meter, usage.start_ms, threshold[0])
             if key not in self._announced and (forecast := _project(usage, *threshold)):
                 self._announced[key] = usage.end_ms
                 forecasts.append(forecast)
         return forecasts
+
+    def _over_all_groups(self, usage: _Usage) -> _Usage:
+        """The usage as of its newest arrival in any group."""
+        name = (usage.customer, usage.meter, usage.start_ms)
+        known_ms, _ = self._arrivals.get(name, (usage.as_of_ms, usage.end_ms))
+        newest_ms = max(usage.as_of_ms, known_ms)
+        self._arrivals[name] = (newest_ms, usage.end_ms)
+        return usage._replace(as_of_ms=newest_ms)
 
     def _forget_ended(self, as_of_ms: int) -> None:
         # So late because a backlog's partitions are read at different speeds, and dead letters come
@@ -96,6 +111,9 @@ class Forecaster:
             self._day = day
             self._announced = {
                 key: end_ms for key, end_ms in self._announced.items() if end_ms > day * DAY_MS
+            }
+            self._arrivals = {
+                name: known for name, known in self._arrivals.items() if known[1] > day * DAY_MS
             }
 
 

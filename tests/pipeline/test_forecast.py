@@ -24,8 +24,10 @@ END = datetime(2026, 12, 1, tzinfo=UTC)
 LENGTH_MS = 30 * 86_400_000
 
 
-def definitions(*thresholds: Any, aggregation: str = "sum", limit: Any = 100) -> Definitions:
-    meter: dict[str, Any] = {"slug": "tokens", "event_type": "llm", "aggregation": aggregation}
+def definitions(
+    *thresholds: Any, aggregation: str = "sum", limit: Any = 100, **changes: Any
+) -> Definitions:
+    meter = {"slug": "tokens", "event_type": "llm", "aggregation": aggregation, **changes}
     if aggregation != "count":
         meter["value"] = "$.tokens"
     limits = [{"meter": "tokens", "limit": limit, "thresholds": thresholds}]
@@ -146,6 +148,17 @@ def test_a_total_of_many_groups_is_forecast_once_from_the_usage_over_all_groups(
     assert [(forecast.usage, forecast.as_of) for forecast in found] == [("41", day(10.5))]
 
 
+def test_usage_over_all_groups_is_never_set_against_an_older_arrival_of_one_group() -> None:
+    """A dead letter that comes back as of its first arrival changes its own group's row only."""
+    known = definitions("80%", "100%", group_by={"model": "$.model"})
+    forecaster = Forecaster()
+    assert forecaster.step(known, totals(row("60", day(28), group='{"model":"a"}'))) == []
+    back = row("61", day(2), value="1", group='{"model":"b"}')
+    assert forecaster.step(known, totals(back)) == []
+    (forecast,) = forecaster.step(known, totals({**back, "usage": "79"}))
+    assert (forecast.usage, forecast.as_of) == ("79", day(28))
+
+
 def test_the_first_event_of_a_period_alarms_nobody() -> None:
     known = definitions("80%")
     assert forecasts(known, row("79", START + timedelta(milliseconds=1))) == []
@@ -187,8 +200,8 @@ def test_one_customer_never_changes_the_forecast_of_another() -> None:
 
 
 def test_what_has_ended_is_forgotten() -> None:
-    """Memory holds the forecasts of some weeks, however long the process runs."""
-    forecaster, known = Forecaster(), definitions("80%")
+    """Memory holds forecasts and arrivals of some weeks, however long the process runs."""
+    forecaster, known = Forecaster(), definitions("80%", group_by={"model": "$.model"})
     for number in range(2 * DISORDER_DAYS):
         start = START + timedelta(days=number)
         period: dict[str, Any] = {"period_start": start, "period_end": start + timedelta(days=1)}
@@ -196,6 +209,7 @@ def test_what_has_ended_is_forgotten() -> None:
         assert len(forecaster.step(known, totals(row("79", at_noon, **period)))) == 1
         assert forecaster.step(known, totals(row("79", at_noon, **period))) == []
     assert len(forecaster._announced) <= DISORDER_DAYS + 1
+    assert len(forecaster._arrivals) <= DISORDER_DAYS + 1
 
 
 LIMITS = st.integers(1, 10**38 - 1)
