@@ -64,8 +64,8 @@ class Bill:
 
         Billed are meters with `stripe` and customers with a `stripe_customer_id`, at what
         `definitions` say now. Each (customer, meter, period) is frozen at most once a batch, at
-        its newest usage. A customer who gets its Stripe id later is billed in full, but only with
-        its next total: totals seen before are not read again.
+        its newest usage. A customer who gets its Stripe id later is billed in full, but each
+        period only with its next total: totals seen before are not read again.
 
         Raises:
             Stop: for a frame that does not carry totals.

@@ -8,7 +8,7 @@ passed (`reconcile_ledger`), a total with every value it had since its reader's 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 from pipeline.difference import instant, shown
@@ -18,6 +18,7 @@ from pipeline.reconcile_bill import Bills, Fault, Settled, Sum, Window
 from pipeline.reconcile_ledger import Outcomes, Positions, Tally
 from pipeline.reconcile_totals import (
     Key,
+    Named,
     Recomputed,
     Stored,
     Totals,
@@ -69,6 +70,8 @@ class Seen:
     summaries: Mapping[Window, int] | None
     #: Event names that were delivered to, and have no meter at Stripe.
     without_meter: Set[str] = frozenset()
+    #: Every version of the definitions that was counted by.
+    versions: Mapping[str, Named] = field(default_factory=dict)
 
     def usage(self, key: Key) -> Stored | None:
         """ClickHouse's total over all groups: the newest row has it."""
@@ -84,6 +87,14 @@ class Seen:
         meter = self.definitions.meters_by_slug.get(key.meter)
         customer = self.definitions.customers_by_id.get(key.customer)
         return bool(meter and meter.stripe and customer and customer.stripe_customer_id)
+
+    def is_left_out(self, key: Key) -> bool:
+        """Whether a total is billed by the definitions of now, and was not by those of its last
+        event: bill freezes it with its next one, which may never come.
+        """
+        again = self.recomputed.get(key.meter, {}).get(key)
+        version = self.versions.get(again.definitions) if again is not None else None
+        return version is not None and self.is_billed(key) and not version.bills(key)
 
 
 def differences(seen: Seen) -> Iterator[Difference]:
@@ -111,7 +122,21 @@ def is_moving(seen: Seen, key: Key) -> bool:
         return True
     if _is_ahead(seen, key):
         return True
-    return newest is not None and seen.is_billed(key) and seen.frozen.get(key, 0) != newest
+    if not seen.is_billed(key) or seen.is_left_out(key):
+        return False
+    return newest is not None and seen.frozen.get(key, 0) != newest
+
+
+def left_out(seen: Seen) -> Iterator[tuple[str, Sequence[tuple[Key, int]]]]:
+    """By meter the totals that bill leaves out, and what is not frozen of each, in nanos."""
+    for slug, found in seen.recomputed.items():
+        gaps = [
+            (key, usage.units - seen.frozen.get(key, 0))
+            for key in sorted(found)
+            if seen.is_left_out(key) and (usage := seen.usage(key)) is not None
+        ]
+        if missing := [(key, gap) for key, gap in gaps if gap]:
+            yield slug, missing
 
 
 def unreadable(found: Mapping[Key, Recomputed]) -> int:
@@ -243,7 +268,7 @@ def _frozen(seen: Seen) -> Iterator[Difference]:
             continue  # Its value at the position is kept no more, and it has changed since.
         else:
             right, expected = matches(history, position, units)
-        if not right:
+        if not right and not seen.is_left_out(key):
             yield _of_total(
                 "frozen", key, expected, units,
                 f"{plain(expected)} to be billed, {plain(units)} frozen in the outbox",

@@ -8,7 +8,7 @@ exact and needs no standstill: a value that the total never had, or had only bef
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -51,7 +51,8 @@ class Recomputed(NamedTuple):
     """A total over all groups, counted anew from ClickHouse's events, beside the stored one.
 
     `units` is None where ClickHouse cannot tell it exactly. `newest` is the version of the last
-    event, `counted` how many events the stored total counts; 0 where there is no such total.
+    event and `definitions` what it was cut by, `counted` how many events the stored total counts; 0
+    where there is no such total.
     """
 
     events: int
@@ -60,6 +61,19 @@ class Recomputed(NamedTuple):
     version: int
     counted: int
     usage: int
+    definitions: str = ""
+
+
+class Named(NamedTuple):
+    """What one version of the definitions counts, and what and whom it bills."""
+
+    meters: Set[str]
+    billed_meters: Set[str]
+    billed_customers: Set[str]
+
+    def bills(self, key: Key) -> bool:
+        """Whether a total is billed by it."""
+        return key.meter in self.billed_meters and key.customer in self.billed_customers
 
 
 class Value(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from pipeline.open_frame import open_frame
+from pipeline.reconcile_totals import Named
 from pipeline.record import Record
 from schemas import topics
 from streams.clients import Place
@@ -113,8 +114,8 @@ def first_record(kafka: Mapping[str, str], topic: str, partition: int, begin: in
         records.close()  # type: ignore[attr-defined]
 
 
-def meters_by_definitions(kafka: Mapping[str, str]) -> dict[str, Sequence[str]]:
-    """Every version of the definitions that tally has counted by, and the meters in it.
+def named_by_definitions(kafka: Mapping[str, str]) -> dict[str, Named]:
+    """Every version of the definitions that tally has counted by, and what is named in it.
 
     They are in the state of any shard, which is kept for ever, from its last snapshot on.
 
@@ -133,6 +134,14 @@ def meters_by_definitions(kafka: Mapping[str, str]) -> dict[str, Sequence[str]]:
     for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, note.anchor or 0):
         documents |= open_frame(record).header["definitions"]
     return {
-        version: [meter["slug"] for meter in document["meters"]]
+        version: Named(
+            meters={meter["slug"] for meter in document["meters"]},
+            billed_meters={meter["slug"] for meter in document["meters"] if meter["stripe"]},
+            billed_customers={
+                customer["id"]
+                for customer in document["customers"]
+                if customer["stripe_customer_id"] is not None
+            },
+        )
         for version, document in documents.items()
     }

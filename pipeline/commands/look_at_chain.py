@@ -7,30 +7,33 @@ A second look reads only what is new.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from clickhouse_connect.driver.client import Client
 
 from pipeline.commands.look_at_positions import Passed, PositionLook
+from pipeline.difference import instant, shown
 from pipeline.open_frame import open_frame
 from pipeline.open_message import open_message
 from pipeline.reconcile_bill import Bills, Window
-from pipeline.reconcile_chain import Confirmed, Seen, unreadable
+from pipeline.reconcile_chain import Confirmed, Seen, left_out, unreadable
 from pipeline.reconcile_ledger import Outcomes, Positions, Tally
 from pipeline.reconcile_report import InFlight
-from pipeline.reconcile_totals import Key, Recomputed, Selection, Totals
+from pipeline.reconcile_totals import Key, Named, Recomputed, Selection, Totals
 from pipeline.route import Router
 from pipeline.settings import Settings
 from schemas import topics
 from schemas.billing import Delivery, Delta
 from schemas.definitions import Definitions
+from schemas.quantity import plain
 from schemas.reconciliation import NotChecked
 from schemas.topics import Topic
 from sinks.clickhouse import recompute
 from sinks.clickhouse.connect import Connection
 from sinks.stripe.client import calls_per_second, stripe_client
 from sinks.stripe.read import meter_ids, summaries
-from streams.chain import Tail, meters_by_definitions
+from streams.chain import Tail, named_by_definitions
 from streams.cut import committed, extents
 
 
@@ -106,7 +109,8 @@ class Chain:
             outcomes = {} if positions is None else _outcomes(client, positions)
             totals = recompute.stored_totals(client, self._selection)
             older = recompute.older_totals(client, self._selection)
-            again = self._recompute(client, not_checked)
+            versions = named_by_definitions(self._kafka)
+            again = self._recompute(client, versions, not_checked)
 
         # 4. What explains all that: downstream before upstream.
         self._read_bills()
@@ -130,7 +134,9 @@ class Chain:
             frozen=self._bills.frozen_by_key(),
             summaries=sums,
             without_meter=without_meter,
+            versions=versions,
         )
+        not_checked += _left_out(seen)
         return Look(seen, waits, not_checked, older)
 
     def forget(self, look: Look) -> None:
@@ -142,14 +148,15 @@ class Chain:
         return {partition: offset or 0 for partition, offset in enumerate(found)}
 
     def _recompute(
-        self, client: Client, not_checked: list[NotChecked]
+        self, client: Client, versions: Mapping[str, Named], not_checked: list[NotChecked]
     ) -> dict[str, dict[Key, Recomputed]]:
-        versions = meters_by_definitions(self._kafka)
         found = {}
         for meter in self._definitions.meters:
             reason = recompute.why_not_recomputed(meter)
             if reason is None:
-                without = [name for name, slugs in versions.items() if meter.slug not in slugs]
+                without = [
+                    name for name, named in versions.items() if meter.slug not in named.meters
+                ]
                 found[meter.slug] = recompute.recomputed(client, meter, without, self._selection)
                 if hidden := unreadable(found[meter.slug]):
                     reason = (
@@ -198,6 +205,17 @@ class Chain:
                 not_checked.append(NotChecked(link="stripe", reason=reason))
         sums = summaries(client, windows, meters, calls_per_second=calls_per_second(key))
         return sums, frozenset(names - meters.keys())
+
+
+def _left_out(seen: Seen) -> Iterator[NotChecked]:
+    for slug, totals in left_out(seen):
+        (first, _), *_ = totals
+        yield NotChecked(
+            link="frozen",
+            reason=f"{slug}: {len(totals)} totals with {plain(sum(gap for _, gap in totals))} that "
+            "are not frozen had their last usage before they were billed; the first is of "
+            f"{shown(first.customer)}, from {instant(first.start_ms)[:10]}",
+        )
 
 
 def _outcomes(client: Client, positions: Positions) -> Outcomes:

@@ -140,10 +140,11 @@ def recomputed(
         )
         SELECT one.customer, one.start_ms, count(), toString({_AGGREGATES[meter.aggregation]}),
                countIf(isNull(one.value)), max(one.version), any(stored.counted_to),
-               any(stored.counted), toString(any(stored.newest_usage))
+               any(stored.counted), toString(any(stored.newest_usage)),
+               argMax(one.definitions, one.version)
         FROM (
             SELECT customer, time, version, source_partition, source_offset, source_index,
-                   {value} AS value,
+                   definitions, {value} AS value,
                    toUnixTimestamp64Milli(toDateTime64({_STARTS[meter.period]}, 3, 'UTC'))
                        AS start_ms
             FROM events FINAL
@@ -162,7 +163,9 @@ def recomputed(
         | {"meter": meter.slug, "type": meter.event_type, "without": list(without)},
     ).result_rows
     found = {}
-    for customer, start_ms, events, text, unreadable, newest, version, counted, usage in rows:
+    for (
+        customer, start_ms, events, text, unreadable, newest, version, counted, usage, definitions,
+    ) in rows:  # fmt: skip
         found[Key(customer, meter.slug, start_ms)] = Recomputed(
             events=events,
             units=None if unreadable or text is None else from_plain(text),
@@ -170,6 +173,7 @@ def recomputed(
             version=version,
             counted=counted,
             usage=from_plain(usage),
+            definitions=definitions,
         )
     return found
 
