@@ -186,9 +186,14 @@ def _stripe() -> Run:
 
 
 def _watch() -> Run:
+    from schemas.topics import FORECASTS, TOTALS
+    from streams.cluster import require_topic
     from streams.watch import run_watch
 
     def run(settings: Settings, _: str, __: threading.Event) -> None:
+        # Faust would wait for either for ever.
+        for topic in (TOTALS, FORECASTS):
+            require_topic(settings.kafka(), topic.name)
         run_watch(settings, read_definitions(settings.config))
 
     return run

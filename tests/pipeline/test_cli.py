@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS
+from schemas.topics import FORECASTS, TOTALS
 from streams.local_kafka import LocalKafka
+from streams.topics import create_topics
 
 MAIN = "import sys; from pipeline.cli import main; main()"
 
@@ -149,6 +151,21 @@ def test_intake_that_starts_before_there_are_shards_ends_and_says_so(tmp_path: P
     assert "has no topic usage.metered" in errors
     assert "Create the topics with `meterline topics`" in errors
     assert "Warning" not in errors
+
+
+def test_a_watch_that_starts_before_its_topics_are_there_ends_and_says_so(tmp_path: Path) -> None:
+    """Faust would wait for them, and not say a word."""
+    (tmp_path / "meterline.yaml").write_text("meters: []")
+    with LocalKafka() as broker:
+        for missing in (TOTALS, FORECASTS):
+            code, _, errors = meterline(
+                *("run", "watch", "--config", str(tmp_path / "meterline.yaml")),
+                METERLINE_BOOTSTRAP_SERVERS=broker.address,
+            )
+            assert code == 2, errors
+            assert f"has no topic {missing.name}" in errors
+            assert "Create the topics with `meterline topics`" in errors
+            create_topics({"bootstrap.servers": broker.address}, [missing])
 
 
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:
