@@ -114,6 +114,8 @@ class Taken:
                 remedy="Restore usage.tally.state and usage.metered from one backup.",
             )
         intakes = {version: Intake(known, shards) for version, known in definitions.items()}
+        # Of logs that were deleted to their ends, neither packs nor definitions are left to ask.
+        is_known = bool(intakes) or any(map(is_log_whole, range(shards)))
         compared = EventsCompared()
         noted, again = self._notes[partition].settle()
         before = noted.shards[noted.rows_of(again.numbers)]
@@ -125,6 +127,9 @@ class Taken:
         is_there = np.zeros(len(noted), np.bool_)
         for events in _events(records):
             compared.events += len(events)
+            if not is_known:
+                compared.uncompared += len(events)
+                continue
             rows = noted.rows_of(numbers_of(events.offsets, events.indices))
             is_there[rows[rows >= 0]] = True
             versions = np.full(len(events), -1)

@@ -333,6 +333,18 @@ def test_events_whose_packs_retention_has_deleted_are_not_called_lost() -> None:
     assert len(log.differences()[0]) == lost
 
 
+def test_where_retention_has_deleted_the_whole_log_no_event_is_called_lost() -> None:
+    """Nor is a rejection wrong: the definitions that it was rejected by were on the log, too."""
+    log = example()
+    log.packs = [[] for _ in range(SHARDS)]
+    log.definitions.clear()
+    log.logs_begin = [1] * SHARDS
+    assert log.differences() == ([], 12, 12)
+    # But a log of which nothing was deleted never had them.
+    log.logs_begin[1] = 0
+    assert len(log.differences()[0]) == 12
+
+
 def test_a_pack_by_definitions_that_were_never_announced_stops_the_replay() -> None:
     log = example()
     log.definitions.clear()
