@@ -102,12 +102,14 @@ def decode_event(record: Record) -> tuple[Envelope, bytes]:
     return envelope, value
 
 
-def decode_data(envelope: Envelope, names: Sequence[bytes] = ()) -> tuple[Any, bytes]:
+def decode_data(
+    envelope: Envelope, names: Sequence[bytes] = (), *, is_read: bool = False
+) -> tuple[Any, bytes]:
     """The data of an event, and its bytes.
 
     Data are plain values: objects, arrays, texts, integers, exact decimals; None without data.
     `names` are the JSON strings of members that are read; none of them may occur twice. Data of
-    another type than JSON is None where nothing is read.
+    another type than JSON is None, unless something of it `is_read`, by a name or by none.
 
     Raises:
         Reject: when the data is not JSON, or says something twice.
@@ -119,7 +121,7 @@ def decode_data(envelope: Envelope, names: Sequence[bytes] = ()) -> tuple[Any, b
             text = bytes(envelope.data)
         kind = envelope.datacontenttype
         if kind is not None and not _is_json(kind):
-            if not names:
+            if not is_read:
                 return None, text
             raise Reject(
                 "invalid_data",

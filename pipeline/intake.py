@@ -180,7 +180,7 @@ class Intake:
             raise _invalid_arrival(record.timestamp_ms)
         envelope, original = decode_event(record)
         reading = self._readings.get(envelope.type, _READS_NOTHING)
-        data, sent = decode_data(envelope, reading.names)
+        data, sent = decode_data(envelope, reading.names, is_read=reading.has_paths)
         return _Row(
             place,
             record,

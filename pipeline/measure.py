@@ -37,6 +37,11 @@ class Reading:
     dimensions: tuple[str, ...]
 
     @cached_property
+    def has_paths(self) -> bool:
+        """Whether anything is read, be it the data as a whole, which has no name."""
+        return bool(self.values or self.dimensions)
+
+    @cached_property
     def names(self) -> tuple[bytes, ...]:
         """The member names that the paths walk through, as they stand in JSON."""
         steps = [step for path in self.values + self.dimensions for step in path_steps(path)]

@@ -14,7 +14,7 @@ NAMES = (b'"n"', b'"model"')
 def refused(arriving: Record, names: tuple[bytes, ...] = NAMES) -> str:
     """The reason why a record is refused; empty if it is an event."""
     try:
-        decode_data(decode_event(arriving)[0], names)
+        decode_data(decode_event(arriving)[0], names, is_read=bool(names))
     except Reject as reject:
         return reject.reason if reject.message and reject.remedy else "without a word"
     return ""

@@ -122,7 +122,7 @@ def test_data_of_another_type_is_kept_byte_for_byte_where_no_meter_reads_it(
 )
 def test_json_by_any_name_is_read(content_type: bytes | None) -> None:
     envelope, _ = decode_event(binary(b'{"n": 1}', content_type))
-    assert decode_data(envelope, NAMES) == ({"n": 1}, b'{"n": 1}')
+    assert decode_data(envelope, NAMES, is_read=True) == ({"n": 1}, b'{"n": 1}')
 
 
 @pytest.mark.parametrize("value", [None, b""])

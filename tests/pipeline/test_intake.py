@@ -124,6 +124,23 @@ def test_an_event_that_no_meter_matches_is_packed_whatever_its_data() -> None:
     assert not settle([arriving])[1]
 
 
+@pytest.mark.parametrize("path", ["$", "$[0]", "$.n"])
+@pytest.mark.parametrize("aggregation", ["sum", "count"])
+def test_data_that_is_not_json_is_rejected_as_that_by_whatever_path_it_is_read(
+    aggregation: str, path: str
+) -> None:
+    """Else it would count under the group "", or be said to lack a value that it may have."""
+    reads = {"group_by": {"it": path}} if aggregation == "count" else {"value": path}
+    meter = {"slug": "m", "event_type": "call", "aggregation": aggregation, **reads}
+    definitions = Definitions.model_validate({"meters": [meter]})
+    arriving = [
+        binary(b"[5]", b"text/plain", type="call"),
+        record(event(type="call", datacontenttype="text/plain", data=[5]), 1),
+    ]
+    _, rejected = settle(arriving, definitions)
+    assert [why(letter) for letter in rejected.values()] == ["invalid_data"] * 2
+
+
 # Packs
 
 

@@ -38,6 +38,12 @@ DEFINITIONS = Definitions.model_validate(
             },
             {"slug": "peak", "event_type": "disk", "aggregation": "max", "value": "$.bytes"},
             {"slug": "deep", "event_type": "deep", "aggregation": "sum", "value": "$.usage.n"},
+            {
+                "slug": "wholes",
+                "event_type": "whole",
+                "aggregation": "count",
+                "group_by": {"all": "$", "first": "$[0]"},
+            },
         ],
         "plans": [{"slug": "free"}],
         "default_plan": "free",
@@ -105,7 +111,7 @@ def data_texts(draw: st.DrawFn) -> str:
 @st.composite
 def values(draw: st.DrawFn) -> bytes:
     """Events of every form between the usual one and no event at all."""
-    types = ["llm", "llm", "call", "disk", "deep", "unknown"]
+    types = ["llm", "llm", "call", "disk", "deep", "whole", "unknown"]
     attributes = [
         ("specversion", draw(st.sampled_from(['"1.0"'] * 9 + ['"1.1"', '"1.00"', "1.0"]))),
         ("id", draw(quoted(st.sampled_from(NAMES)))),
@@ -113,7 +119,7 @@ def values(draw: st.DrawFn) -> bytes:
         ("type", draw(quoted(st.sampled_from(types)))),
         ("subject", draw(quoted(st.sampled_from(NAMES)))),
         ("time", draw(quoted(st.sampled_from(TIMES)))),
-        ("data", draw(data_texts() | st.just('{"n":5,"model":"m"}'))),
+        ("data", draw(data_texts() | st.sampled_from(['{"n":5,"model":"m"}', "[5]"]))),
     ]
     more = [
         ("datacontenttype", draw(quoted(st.sampled_from(["application/json", "text/plain"])))),
