@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 
+import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -18,6 +19,7 @@ from confluent_kafka import (
 )
 
 from pipeline.record import Outgoing, Record, Records
+from streams.client_log import ClientLog
 from streams.clients import Committed, Place, Rebalanced
 from streams.cluster import ask_for_topics
 from streams.connection_log import ConnectionLog
@@ -26,6 +28,8 @@ from streams.fetch import Fetcher
 from streams.read import UNPACKS_ALL, next_records, read_all, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
+
+log = structlog.get_logger()
 
 #: An unfinished transaction holds back every read_committed reader for at most this long.
 TRANSACTION_TIMEOUT_MS = 10_000
@@ -111,6 +115,7 @@ class ConfluentConsumer:
             dict(settings)
             | _patience()
             | UNPACKS_ALL
+            | ClientLog().settings()
             | {
                 "queued.min.messages": 100_000,
                 "queued.max.messages.kbytes": 256 * 1024,
@@ -120,8 +125,10 @@ class ConfluentConsumer:
                 "topic.metadata.refresh.interval.ms": 10_000,
             }
         )
+        self._log = log.bind(group=settings["group.id"])
         self._fetcher = Fetcher(self._consumer)
         self._is_assigned = False
+        self._has_lost = False
         self._times_assigned = 0
         #: What the group knows of a consumer that is no member.
         self._stranger = self._consumer.consumer_group_metadata()
@@ -140,7 +147,7 @@ class ConfluentConsumer:
             list(topics),
             on_assign=self._assigned,
             on_revoke=self._revoked,
-            on_lost=self._revoked,
+            on_lost=self._lost,
         )
 
     def read(self, count: int, wait_seconds: float) -> Records:
@@ -246,10 +253,18 @@ class ConfluentConsumer:
             # still waits for a word on what it is given.
             consumer.unassign()
             return
+        if self._has_lost:
+            self._has_lost = False
+            self._log.warning("partitions assigned again", count=len(partitions))
         self._tell(self._on_assign, partitions)
 
     def _revoked(self, _: Consumer, partitions: list[TopicPartition]) -> None:
         self._tell(self._on_revoke, partitions)
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._has_lost = True
+        self._log.warning("partitions lost, as Kafka and this process do not hear of each other")
+        self._revoked(consumer, partitions)
 
     def _tell(self, listener: Rebalanced, partitions: list[TopicPartition]) -> None:
         try:
@@ -264,7 +279,9 @@ class ConfluentWriter:
 
     def __init__(self, kafka: Mapping[str, str], client_id: str) -> None:
         self._settings = (
-            dict(kafka)
+            # As long as nothing is written, nobody polls for what it logs; what matters is raised.
+            {"log_level": 2}
+            | dict(kafka)
             | WRITER
             | _patience()
             | {"client.id": client_id, "enable.idempotence": True, "linger.ms": 5}

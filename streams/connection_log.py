@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
+
+from streams.client_log import ClientLog, severity_of
 
 #: A connection in any other state has carried no request but those that set it up.
 _WAS_UP = re.compile(r"^FAIL .*\(after \d+ms in state (UP|REAUTH)\b")
 
-_SEVERITIES = {logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 _INFO = 6
 
 
-class ConnectionLog(logging.Handler):
-    """Notes that a connection broke which a client had, and passes on what it logs.
+class ConnectionLog(ClientLog):
+    """Notes also that a connection broke which a client had.
 
     The callback for errors is not told of that. The client says it when it is polled, and before
     the answer to whatever it then sent again. Of like breaks it may leave out the third and later
@@ -34,14 +34,10 @@ class ConnectionLog(logging.Handler):
 
     def settings(self) -> dict[str, Any]:
         """What the client must be given."""
-        logger = logging.Logger("kafka")
-        logger.addHandler(self)
-        return {"logger": logger, "log_level": max(_INFO, self._severity_max)}
+        return super().settings() | {"log_level": max(_INFO, self._severity_max)}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line of the log."""
-        line = record.getMessage()
-        self.has_break |= _WAS_UP.search(line) is not None
-        severity = _SEVERITIES.get(record.levelno, 0)
-        if severity <= self._severity_max:
-            print(f"%{severity}|{record.created:.3f}|{line}", file=sys.stderr)
+        self.has_break |= _WAS_UP.search(record.getMessage()) is not None
+        if severity_of(record) <= self._severity_max:
+            super().emit(record)

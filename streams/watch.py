@@ -38,6 +38,7 @@ from pipeline.settings import Settings
 from schemas.definitions import Definitions
 from schemas.forecast import Forecast
 from schemas.topics import FORECASTS, LARGE_RECORDS, TOTALS
+from streams.client_log import SeldomRepeated
 from streams.read import read_to_end
 from streams.stage import SESSION_TIMEOUT_MS, group_of
 from streams.temporary import temporary_directory
@@ -58,6 +59,9 @@ def run_watch(settings: Settings, definitions: Definitions) -> None:
     """
     for noisy in ("faust", "mode", "aiokafka"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    told = logging.StreamHandler()
+    told.addFilter(SeldomRepeated())
+    logging.basicConfig(format="%(message)s", handlers=[told])
     # Faust wants a directory, though nothing is kept in it.
     with temporary_directory("watch") as scratch:
         asyncio.run(_serve(settings, definitions, Path(scratch)))

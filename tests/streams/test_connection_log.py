@@ -46,9 +46,8 @@ def test_a_connection_that_never_was_is_not() -> None:
 def test_lines_are_shown_that_would_be_shown_without_it(
     settings: dict[str, str], shown: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = ConnectionLog(settings)
     for level in (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG):
-        told(log, level, "FAIL", REFUSED)
+        told(ConnectionLog(settings), level, "FAIL", REFUSED)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split("|")[0] for line in lines] == shown
     assert all(line.endswith(f"|FAIL [p] {REFUSED}") for line in lines)

@@ -254,6 +254,20 @@ def test_without_a_broker_the_watch_says_what_to_check(start_watch: StartWatch) 
     assert "Check METERLINE_BOOTSTRAP_SERVERS" in output
 
 
+def test_while_its_broker_is_away_the_watch_does_not_repeat_itself(
+    broker: LocalKafka, start_watch: StartWatch
+) -> None:
+    publish(broker, {3: totals("cus_3")})
+    watch = start_watch(broker.address)
+    wait_for(broker, {"cus_3"})
+    broker.kill()
+    time.sleep(2)  # It tells of some seventy attempts a second.
+    broker.revive()
+    lines = stop(watch).splitlines()
+    assert any("Unable connect to node" in line for line in lines)
+    assert len(lines) == len(set(lines)) < 20
+
+
 def test_a_watch_that_gets_no_answer_ends_when_it_is_told_to(start_watch: StartWatch) -> None:
     with silent_broker() as silent:
         watch = start_watch(address_of(silent))
