@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, overload
 
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import Retry
 from pipeline.words import Texts
 from schemas.usage_event import STRUCTURED
 
@@ -175,26 +176,38 @@ Positions = Mapping[tuple[str, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """Records up to `through_offset` may have been sent since `since_ms` by an earlier process."""
+    """Records up to `through_offset` may have been sent since `since_ms` by an earlier process.
+
+    Those under the keys that are `answered` are done, though no position is behind them.
+    """
 
     through_offset: int
     since_ms: int
+    answered: Set[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a sink made durable: where to go on from, and what to tell other readers."""
+    """What a sink made durable: where to go on from, and what to tell other readers.
+
+    Records that are `waiting` are not done: positions stay before them, and they are given again
+    together with what comes next. A `refusal` says why, and how long nothing at all is to be sent;
+    if it does not, the loop decides.
+    """
 
     positions: Positions
-    outgoing: Sequence[Outgoing] = field(default_factory=tuple)
+    outgoing: Sequence[Outgoing] = ()
+    waiting: Sequence[Record] = ()
+    refusal: Retry | None = None
 
 
 class Sink(Protocol):
     """A place outside that takes records at least once and makes them count once.
 
     The delivery loop calls `resume` for each partition it is given, then `write` with batches in
-    the order of each partition, and commits only the positions that `write` returned. `forget`
-    drops whatever is buffered for a partition that went to another process.
+    the order of each partition, each with what the one before left waiting, and commits only the
+    positions that `write` returned. `forget` drops whatever is buffered for a partition that went
+    to another process.
     """
 
     topics: Sequence[str]

@@ -165,6 +165,13 @@ class Clients(DeliveryClients, Protocol):
             KafkaException: `begin` is not there, or nothing answers.
         """
 
+    def end_of(self, topic: str, partition: int) -> int:
+        """The offset behind the last committed record of a partition.
+
+        Raises:
+            KafkaException: nothing answers.
+        """
+
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions, in order per place: all that is left of them.
 

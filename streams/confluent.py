@@ -25,7 +25,7 @@ from streams.cluster import ask_for_topics
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
 from streams.fetch import Fetcher
-from streams.read import UNPACKS_ALL, next_records, read_all, read_to_end
+from streams.read import UNPACKS_ALL, end_of, next_records, read_all, read_to_end
 from streams.stage import member_of, membership
 from streams.write import WRITER, write
 
@@ -93,6 +93,10 @@ class ConfluentClients:
     def read_to_end(self, topic: str, partition: int, begin: int) -> Iterator[Record]:
         """Committed records from offset `begin` to where the partition ends now."""
         return read_to_end(self._kafka, topic, partition, begin, whole=True)
+
+    def end_of(self, topic: str, partition: int) -> int:
+        """The offset behind the last committed record of a partition."""
+        return end_of(self._kafka, topic, partition)
 
     def next_records(self, positions: Mapping[Place, int]) -> dict[Place, int]:
         """The offset of the first committed record from each position on."""

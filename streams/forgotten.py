@@ -77,8 +77,17 @@ class Answers:
             f"position) {behind}, {_LENGTHEN}",
         )
 
+    def end(self, partition: int) -> int:
+        """Where the next answer of a partition will lie."""
+        return self._clients.end_of(self._answers, partition)
+
+    def given(self, partition: int, begin: int) -> set[bytes]:
+        """The keys of all answers of a partition from offset `begin` on."""
+        answers = self._clients.read_to_end(self._answers, partition, begin)
+        return {answer.key for answer in answers if answer.key is not None}
+
     def _behind_answers(self, partition: int) -> int:
-        answered = {each.key for each in self._clients.read_to_end(self._answers, partition, 0)}
+        answered = self.given(partition, 0)
         records = self._clients.read_to_end(self._topic, partition, 0)
         return max((record.offset + 1 for record in records if record.key in answered), default=0)
 

@@ -116,6 +116,10 @@ class MirroredClients:
         """The offset of the first committed record from each position on."""
         return self._clients.next_records(positions)
 
+    def end_of(self, topic: str, partition: int) -> int:
+        """The offset behind the last committed record of a partition."""
+        return self._clients.end_of(topic, partition)
+
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions."""
         return self._clients.read_all(topic)

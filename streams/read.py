@@ -136,6 +136,20 @@ def _read_to_ends(
         consumer.close()
 
 
+def end_of(kafka: Mapping[str, str], topic: str, partition: int) -> int:
+    """The offset behind the last committed record of a partition.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    consumer = reader(kafka)
+    try:
+        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), _ANSWER_SECONDS)
+    finally:
+        consumer.close()
+    return int(end)
+
+
 def next_records(
     kafka: Mapping[str, str], positions: Mapping[tuple[str, int], int]
 ) -> dict[tuple[str, int], int]:

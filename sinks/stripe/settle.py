@@ -42,12 +42,19 @@ class Progress:
 
     `unsettled_since_ms` is when the first send began. Whatever its answer was, it may have counted:
     a proxy that gets no answer may ask again, and pass on that Stripe is busy with the first call.
-    `keys_spent` is how many idempotency keys Stripe answers with a stored failure.
+    `keys_spent` is how many idempotency keys Stripe answers with a stored failure. What an earlier
+    process has settled `is_answered`.
     """
 
     unsettled_since_ms: int | None = None
     keys_spent: int = 0
     delivery: Delivery | None = None
+    is_answered: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to send."""
+        return self.is_answered or self.delivery is not None
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,12 @@ class Settler:
     wall: Callable[[], float]
 
     def settle(
-        self, delta: Delta, progress: Progress, now_ms: int, deadline: float = math.inf
+        self,
+        delta: Delta,
+        progress: Progress,
+        now_ms: int,
+        deadline: float = math.inf,
+        tries: int = TRIES,
     ) -> Delivery:
         """Send `delta`; `progress` keeps what a later call must know when this one raises.
 
@@ -68,7 +80,7 @@ class Settler:
         `wall`: a machine that slept between two of them must look at the calendar again.
 
         Raises:
-            Retry: when `TRIES` tries were in vain, the deadline has passed, or Stripe asks for a
+            Retry: when so many `tries` were in vain, the deadline has passed, or Stripe asks for a
                 long wait.
             Stop: when no call can succeed before a person acts.
         """
@@ -100,7 +112,7 @@ class Settler:
                 asked = interpret(error)
             if isinstance(asked, Reject):
                 return _refusal(delta, asked, progress, now_ms)
-            if not isinstance(asked, Retry) or tried == TRIES:
+            if not isinstance(asked, Retry) or tried == tries:
                 raise asked
             self._wait(asked, tried)
 

@@ -272,6 +272,10 @@ class MortalClients:
         """The first record from each position on."""
         return self._clients.next_records(positions)
 
+    def end_of(self, topic: str, partition: int) -> int:
+        """Where a partition ends."""
+        return self._clients.end_of(topic, partition)
+
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records."""
         return self._clients.read_all(topic)

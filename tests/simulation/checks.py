@@ -92,6 +92,8 @@ def _of_stripe(deployment: Deployment, expected: Expected) -> Iterator[str]:
     outcomes: dict[str, str] = {}
     for record in read(topics.DELIVERIES.name):
         delivery = Delivery.model_validate_json(record.value or b"")
+        if (outcomes.get(delivery.identifier), delivery.outcome) == ("delivered", "held"):
+            yield f"Stripe: {delivery.identifier} is held after it was said to be delivered"
         outcomes[delivery.identifier] = delivery.outcome
     sums: dict[tuple[str, str, str], Decimal] = {}
     counted = Counter(event.identifier for event in deployment.stripe.journal)

@@ -67,6 +67,11 @@ class SimulatedClients:
             part = partial(log.committed, first, min(first + _READ_AT_ONCE, last))
             yield from self.clock.effect("part of a log", part, _unanswered)
 
+    def end_of(self, topic: str, partition: int) -> int:
+        """The offset behind the last committed record of a partition."""
+        log = self._broker.logs[topic, partition]
+        return self.clock.effect("end of a log", lambda: log.stable_end, _unanswered)
+
     def next_records(self, positions: Mapping[Place, int]) -> dict[Place, int]:
         """The offset of the first committed record from each position on."""
 

@@ -29,7 +29,7 @@ from tests.simulation.broker import Broker
 from tests.simulation.clients import SimulatedClients
 from tests.simulation.outside import InTurn, SimulatedClickHouse, SimulatedStripe
 from tests.simulation.packing import packed, together
-from tests.simulation.world import World
+from tests.simulation.world import Faults, World
 
 SHARDS = 2
 EVENT_PARTITIONS = 2
@@ -130,6 +130,9 @@ class Deployment:
             retry_after_seconds=2,
         )
         self._clients = SimulatedClients(self.broker)
+        #: Whose calls Stripe fails until all is healed, if anybody's.
+        unlucky = world.rng.randint(1, 2 * CUSTOMERS)
+        self._failed_customer = f"cus_at_stripe_{unlucky}"
         #: Whether more time has passed than Stripe remembers.
         self.passed_over = False
         end = datetime.fromisoformat(NOW).astimezone(UTC)
@@ -256,9 +259,11 @@ class Deployment:
             executor=InTurn,
         )
 
-    def _stripe_fault(self, _: Call) -> Fault | None:
-        """Answers that say no, as often as others are lost."""
-        if self.world.rng.random() >= self.world.faults.lost_answer * 5:
+    def _stripe_fault(self, call: Call) -> Fault | None:
+        """Answers that say no, as often as others are lost, and to one customer nearly always."""
+        faults = self.world.faults
+        fails = call.stripe_customer_id == self._failed_customer and faults != Faults()
+        if self.world.rng.random() >= (0.95 if fails else faults.lost_answer * 5):
             return None
         return self.world.rng.choice(
             (

@@ -17,6 +17,7 @@ from sinks.stripe import settle
 from sinks.stripe.deliver import StripeSink
 from streams.clients import Committed, Place
 from streams.deliver import Deliverer
+from streams.forgotten import Answers
 from tests.simulation.outside import SimulatedClickHouse
 from tests.simulation.plant import Bug, replaced
 
@@ -119,6 +120,28 @@ def _without_notes(note: Any) -> Any:
     return planted
 
 
+def _passes_what_waits(written: Any) -> Any:
+    def planted(self: StripeSink, batch: Any, refusal: Any) -> Written:
+        done: Written = written(self, batch, refusal)
+        ends = {(record.topic, record.partition): record.offset + 1 for record, *_ in batch}
+        # Only beside what was settled: else nothing would ever be sent.
+        return replace(done, positions=ends, waiting=()) if done.outgoing else done
+
+    return planted
+
+
+def _not_extended(note: Any) -> Any:
+    """What is sent beside what waits is not noted."""
+
+    def planted(self: Any, consumer: Any) -> Any:
+        given, self._given = self._given, {}
+        due, later = note(self, consumer)
+        self._given = given
+        return [*due, *later], []
+
+    return planted
+
+
 SINKS = (
     Bug(
         "an unstable batch: deltas added up when they are sent",
@@ -143,6 +166,18 @@ SINKS = (
     Bug(
         "attempts are not noted before they begin",
         replaced(Deliverer, "_note_attempts", _without_notes),
+    ),
+    Bug(
+        "what is sent beside what waits for Stripe is not noted",
+        replaced(Deliverer, "_note_attempts", _not_extended),
+    ),
+    Bug(
+        "a position passes what waits for Stripe",
+        replaced(StripeSink, "_written", _passes_what_waits),
+    ),
+    Bug(
+        "what was said of a delta before a restart is not looked up",
+        lambda: mock.patch.object(Answers, "given", return_value=set()),
     ),
     Bug(
         "a sink's offsets are committed before it wrote",

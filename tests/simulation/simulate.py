@@ -11,6 +11,7 @@ from unittest import mock
 import structlog
 
 from pipeline import intake
+from sinks.stripe import deliver as sink
 from streams import deliver, session
 from tests.simulation.checks import differences
 from tests.simulation.deployment import Deployment
@@ -45,7 +46,8 @@ def simulate(seed: int, *, keeps_trace: bool = False) -> Outcome:
         mock.patch.object(loop, "MOVE_ON_SECONDS", world.rng.choice((1.0, 5.0, 3_600.0)))
         for loop in (session, deliver)
     ]
-    with pieces, parts, moving[0], moving[1], _silence():
+    resting = mock.patch.object(sink, "_REST_SECONDS", 2.0)
+    with pieces, parts, resting, moving[0], moving[1], _silence():
         deployment = Deployment(world, EVENTS)
         world.run(_FAULTY_SECONDS * world.rng.random())
         world.heal()

@@ -251,6 +251,22 @@ def test_reading_begins_where_it_was_told_and_pauses_when_it_was_told(kafka_eith
     kafka_either.run(scenario)
 
 
+def test_a_partition_ends_behind_its_last_record_whatever_retention_has_taken(
+    kafka_either: Kafka,
+) -> None:
+    clients = kafka_either.clients
+    kafka_either.create(1, "ends-at")
+
+    def scenario() -> None:
+        assert clients.end_of("ends-at", 0) == 0
+        clients.writer("ends-at", "a").write(records("ends-at", b"1", b"2", b"3"))
+        assert clients.end_of("ends-at", 0) == 3
+        kafka_either.delete_before("ends-at", 3)
+        assert clients.end_of("ends-at", 0) == 3
+
+    kafka_either.run(scenario)
+
+
 def test_a_position_that_retention_has_overrun_is_an_error(kafka_either: Kafka) -> None:
     clients = kafka_either.clients
     kafka_either.create(1, "overrun-at")

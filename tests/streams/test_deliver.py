@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from pipeline.record import Attempt, Outgoing, Record
 from streams import deliver
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
+from streams.forgotten import Answers
 from streams.local_kafka import LocalKafka
 from tests.streams.guarded_kafka import GuardedKafka
 from tests.streams.on_kafka import (
@@ -275,6 +278,83 @@ def test_co_partitioned_topics_come_to_the_same_process(
                 for wanted in sink.topics
             )
             assert left == right
+
+
+def test_what_waits_is_given_again_with_what_comes_and_holds_back_only_the_position(
+    kafka: str,
+) -> None:
+    create(kafka, 1, "deliver.waiting")
+    publish(kafka, "deliver.waiting", numbered(0, 3))
+    waiting = {b"1"}
+    sink = Recording("deliver.waiting", waits=lambda record: record.value in waiting)
+    stop = threading.Event()
+    with running(deliverer(kafka, "waiting", sink, stop, notes_attempts=True), stop):
+        wait_until(lambda: b"2" in sink.values, "the first batch is written")
+        publish(kafka, "deliver.waiting", numbered(3, 5))
+        wait_until(lambda: b"4" in sink.values, "what came later is written")
+        offset, noted = committed(kafka, "waiting", "deliver.waiting")[0]
+        assert offset == 1
+        # Before it was handed over.
+        assert json.loads(noted)["through"] == 4
+        waiting.clear()
+        wait_until(
+            lambda: committed(kafka, "waiting", "deliver.waiting")[0] == (5, ""), "all is confirmed"
+        )
+    given = Counter(sink.values)
+    assert given[b"1"] > 1
+    assert {value: given[value] for value in values(0, 5) if value != b"1"} == {
+        value: 1 for value in values(0, 5) if value != b"1"
+    }
+    assert sink.broken_contract == []
+
+
+def test_what_was_said_before_a_restart_is_told_to_whoever_comes_next(kafka: str) -> None:
+    """As long as what was said of is not behind the position."""
+    create(kafka, 1, "deliver.answered", "deliver.answered.said")
+    clients = ConfluentClients({"bootstrap.servers": kafka, "log_level": "0"})
+    how = {
+        "notes_attempts": True,
+        "answers": Answers(clients, "deliver.answered", "deliver.answered.said"),
+    }
+
+    def publish_keyed(*numbers: int) -> None:
+        clients.writer("answered", "test").write(
+            [Outgoing("deliver.answered", b"%d" % n, b"key of %d" % n, 0) for n in numbers]
+        )
+
+    def answer(record: Record) -> list[Outgoing]:
+        return [Outgoing("deliver.answered.said", b"done", record.key, record.partition)]
+
+    def attempt_of(sink: Recording) -> Attempt | None:
+        ((_, attempt),) = sink.resumed
+        return attempt
+
+    publish_keyed(0, 1, 2)
+    first = Recording("deliver.answered", outgoing=answer, waits=lambda r: r.value == b"0")
+    stop = threading.Event()
+    with running(deliverer(kafka, "answered", first, stop, **how), stop):
+        wait_until(lambda: len(read(kafka, "deliver.answered.said")) == 2, "two are done")
+    assert committed(kafka, "answered", "deliver.answered")[0][0] == 0
+    second = Recording("deliver.answered", outgoing=answer)
+    run_until(kafka, "answered", second, 3, **how)
+    attempt = attempt_of(second)
+    assert attempt is not None
+    assert attempt.answered == {b"key of 1", b"key of 2"}
+    publish_keyed(3)
+    run_until_it_dies(kafka, "answered", dying_sink("deliver.answered"), **how)
+    third = Recording("deliver.answered", outgoing=answer)
+    run_until(kafka, "answered", third, 1, **how)
+    attempt = attempt_of(third)
+    assert attempt is not None
+    assert attempt.answered == set()
+
+
+def test_a_sink_that_is_to_linger_for_no_time_still_gets_what_comes(kafka: str) -> None:
+    create(kafka, 1, "deliver.hasty")
+    publish(kafka, "deliver.hasty", numbered(0, 3))
+    sink = Recording("deliver.hasty")
+    run_until(kafka, "hasty", sink, 3, linger_ms=0)
+    assert sink.values == values(0, 3)
 
 
 def test_what_is_ahead_is_not_read_until_others_have_caught_up(kafka: str) -> None:

@@ -9,7 +9,8 @@ from decimal import Context, Decimal
 
 from pydantic import SecretStr
 
-from pipeline.record import Record
+from pipeline.errors import Retry
+from pipeline.record import Record, Written
 from schemas.billing import Delivery, Delta
 from schemas.topics import DELIVERIES, OUTBOX
 from sinks.stripe.account import Fault, Faults
@@ -22,6 +23,8 @@ START_MS = 1_795_000_000_000
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 EXACT = Context(prec=400)
+#: After so long a customer whose calls failed is tried again.
+REST_SECONDS = 120.0
 
 
 class Clock:
@@ -81,14 +84,31 @@ def sink_to(url: str, clock: Clock, key: str = KEY) -> StripeSink:
     )
 
 
+def said(written: Written) -> list[Delivery]:
+    """What became of what was settled."""
+    assert {(out.topic, out.partition) for out in written.outgoing} <= {(DELIVERIES.name, 0)}
+    made = [Delivery.model_validate_json(out.value or b"") for out in written.outgoing]
+    assert [out.key for out in written.outgoing] == [d.identifier.encode() for d in made]
+    return made
+
+
 def deliveries(to: StripeSink, deltas: Sequence[Delta], now_ms: int) -> list[Delivery]:
     """Write all of `deltas`; what became of each."""
     written = to.write(records(deltas), now_ms)
     assert written.positions == {(OUTBOX.name, 0): len(deltas)}
-    assert {(out.topic, out.partition) for out in written.outgoing} == {(DELIVERIES.name, 0)}
-    made = [Delivery.model_validate_json(out.value or b"") for out in written.outgoing]
-    assert [out.key for out in written.outgoing] == [d.identifier.encode() for d in made]
-    return made
+    assert not written.waiting
+    assert written.refusal is None
+    return said(written)
+
+
+def refusal(to: StripeSink, deltas: Sequence[Delta], now_ms: int) -> Retry:
+    """Write `deltas`, of which Stripe takes none; why."""
+    written = to.write(records(deltas), now_ms)
+    assert written.positions == {(OUTBOX.name, 0): 0}
+    assert written.waiting == records(deltas)
+    assert not written.outgoing
+    assert written.refusal is not None
+    return written.refusal
 
 
 def in_turn(*faults: Fault | None) -> Faults:
@@ -99,7 +119,7 @@ def in_turn(*faults: Fault | None) -> Faults:
 
 def check_exact(stand_in: StripeStandIn, deltas: Sequence[Delta], made: Sequence[Delivery]) -> None:
     """Each delta has one outcome, and Stripe's sums are exactly those of the delivered ones."""
-    assert [each.identifier for each in made] == [each.identifier for each in deltas]
+    assert sorted(each.identifier for each in made) == sorted(each.identifier for each in deltas)
     sums: dict[tuple[str, str], Decimal] = {}
     for each in made:
         if each.outcome == "delivered":

@@ -5,19 +5,18 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
 
 from pipeline.bill import split
-from pipeline.errors import Retry
-from pipeline.record import Attempt
+from pipeline.record import Attempt, Record
 from schemas.billing import Delivery, Delta
 from schemas.quantity import from_plain, plain
 from schemas.topics import OUTBOX
 from sinks.stripe import settle
 from sinks.stripe.account import Call, Fault
-from sinks.stripe.deliver import StripeSink
 from sinks.stripe.stand_in import StripeStandIn, seeded_faults
 from tests.sinks.stripe.delivering import (
     KEY,
@@ -28,6 +27,7 @@ from tests.sinks.stripe.delivering import (
     deliveries,
     delta,
     records,
+    said,
     sink,
 )
 
@@ -50,38 +50,43 @@ class Loop:
         self._stand_in = stand_in
         self._clock = clock
         self._draw = random.Random(seed)
-        self._sink = self._started()
+        self._start()
 
-    def _started(self) -> StripeSink:
-        started = sink(self._stand_in, self._clock)
-        started.resume(OUTBOX.name, 0, self.attempt)
-        return started
+    def _start(self) -> None:
+        """A new process, which reads again from the position on."""
+        self._sink = sink(self._stand_in, self._clock)
+        if self.attempt is not None:
+            answered = {each.identifier.encode() for each in self.deliveries}
+            self.attempt = replace(self.attempt, answered=answered)
+        self._sink.resume(OUTBOX.name, 0, self.attempt)
+        self._waiting: Sequence[Record] = ()
+        self._next = self.position
 
     def run(self) -> None:
         """Deliver everything; the process dies now and then, before or after a write's end."""
         for _ in range(ROUNDS_MAX):
             if self.position == len(self.log):
                 return
-            through = min(self.position + self._draw.randint(1, 9), len(self.log))
-            if self.attempt is None or self.attempt.through_offset < through - 1:
-                since_ms = self.attempt.since_ms if self.attempt else self._clock.now_ms
-                self.attempt = Attempt(through - 1, since_ms)
+            begin = self._next
+            self._next = min(begin + self._draw.randint(1, 9), len(self.log))
+            if self.attempt is not None and begin <= self.attempt.through_offset:
+                # As the process before it began.
+                self._next = self.attempt.through_offset + 1
+            since_ms = self.attempt.since_ms if self.attempt else self._clock.now_ms
+            self.attempt = Attempt(self._next - 1, since_ms)
             self._clock.now_ms += self._draw.randint(0, MINUTE_MS)
-            try:
-                batch = self.log[self.position : self.attempt.through_offset + 1]
-                written = self._sink.write(batch, self._clock.now_ms)
-            except Retry:
-                if self._draw.random() < 0.5:
-                    self._sink = self._started()
+            batch = [*self._waiting, *self.log[begin : self._next]]
+            written = self._sink.write(batch, self._clock.now_ms)
+            if self._draw.random() < 0.2:
+                self._start()
                 continue
-            if self._draw.random() < 0.3:
-                self._sink = self._started()
-                continue
+            self.deliveries += said(written)
             self.position = written.positions[OUTBOX.name, 0]
-            self.attempt = None
-            self.deliveries += [
-                Delivery.model_validate_json(out.value or b"") for out in written.outgoing
-            ]
+            self._waiting = written.waiting
+            if self.position == self._next:
+                self.attempt = None
+            if self._draw.random() < 0.2:
+                self._start()
         raise AssertionError(f"stuck at offset {self.position}")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from msgspec import structs
 
-from pipeline.errors import Retry
 from pipeline.record import Attempt
 from schemas.billing import Delivery, Delta
 from schemas.topics import OUTBOX
@@ -23,6 +23,8 @@ from tests.sinks.stripe.delivering import (
     delta,
     in_turn,
     records,
+    refusal,
+    said,
     sink,
 )
 
@@ -65,8 +67,7 @@ def outage(now_ms: int) -> tuple[StripeStandIn, list[Delta], list[Delivery]]:
     deltas = [delta(0), delta(1), delta(2)]
     faults = in_turn(Fault.LOST_RESPONSE, *[Fault.LOST_REQUEST] * (settle.TRIES - 1))
     with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
-        with pytest.raises(Retry):
-            sink(stand_in, clock).write(records(deltas), START_MS)
+        refusal(sink(stand_in, clock), deltas, START_MS)
         clock.now_ms = now_ms
         restarted = sink(stand_in, clock)
         restarted.resume(OUTBOX.name, 0, Attempt(1, START_MS))
@@ -103,8 +104,7 @@ def test_a_process_that_outlives_a_long_outage_holds_what_it_may_have_sent() -> 
     faults = in_turn(Fault.LOST_RESPONSE, *[Fault.LOST_REQUEST] * (settle.TRIES - 1))
     with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
         to = sink(stand_in, clock)
-        with pytest.raises(Retry):
-            deliveries(to, deltas, clock.now_ms)
+        refusal(to, deltas, clock.now_ms)
         clock.now_ms = START_MS + 25 * HOUR_MS
         made = deliveries(to, deltas, clock.now_ms)
         assert [each.outcome for each in made] == ["held", "delivered"]
@@ -123,8 +123,7 @@ def test_a_machine_that_slept_for_a_day_between_two_tries_looks_at_the_calendar_
         KEY, now_ms=lambda: clock.now_ms, faults=lambda call: faults.pop()(call) if faults else None
     ) as stand_in:
         to = sink(stand_in, clock)
-        with pytest.raises(Retry):
-            deliveries(to, [delta(0)], clock.now_ms)
+        refusal(to, [delta(0)], clock.now_ms)
         made = deliveries(to, [delta(0)], clock.now_ms)
         assert [each.outcome for each in made] == ["held"]
         assert len(stand_in.journal) == 1
@@ -138,8 +137,39 @@ def test_a_send_that_was_doubled_on_its_way_is_held_after_a_day(said: Fault) -> 
     with StripeStandIn(KEY, now_ms=lambda: clock.now_ms, faults=faults) as stand_in:
         copy, to = sink(stand_in, clock), sink(stand_in, clock)
         assert [each.outcome for each in deliveries(copy, [delta(0)], START_MS)] == ["delivered"]
-        with pytest.raises(Retry):
-            deliveries(to, [delta(0)], START_MS)
+        refusal(to, [delta(0)], START_MS)
         clock.now_ms = START_MS + 25 * HOUR_MS
         assert [each.outcome for each in deliveries(to, [delta(0)], clock.now_ms)] == ["held"]
         assert len(stand_in.journal) == 1
+
+
+def test_what_an_earlier_process_said_is_not_held_and_not_sent_again() -> None:
+    """It was settled behind something that waited, so no position is behind it."""
+    clock = Clock()
+    deltas = [delta(0), delta(0, "cus_2"), delta(1, "cus_2"), delta(2)]
+    with StripeStandIn(KEY, now_ms=lambda: clock.now_ms) as stand_in:
+        clock.now_ms += 25 * HOUR_MS
+        to = sink(stand_in, clock)
+        answered = {each.identifier.encode() for each in deltas[1:3]}
+        to.resume(OUTBOX.name, 0, Attempt(3, START_MS, answered))
+        written = to.write(records(deltas), clock.now_ms)
+        assert written.positions == {(OUTBOX.name, 0): 4}
+        assert [(each.identifier, each.outcome) for each in said(written)] == [
+            (deltas[0].identifier, "held"),
+            (deltas[3].identifier, "held"),
+        ]
+        assert not stand_in.journal
+
+
+def test_what_was_not_there_yet_was_not_sent_when_an_attempt_began() -> None:
+    clock = Clock()
+    late = delta(1)
+    log = records([delta(0), late])
+    log[1] = structs.replace(log[1], timestamp_ms=START_MS + 24 * HOUR_MS)
+    with StripeStandIn(KEY, now_ms=lambda: clock.now_ms) as stand_in:
+        clock.now_ms += 25 * HOUR_MS
+        to = sink(stand_in, clock)
+        to.resume(OUTBOX.name, 0, Attempt(1, START_MS))
+        made = said(to.write(log, clock.now_ms))
+        assert [each.outcome for each in made] == ["held", "delivered"]
+        assert [event.identifier for event in stand_in.journal] == [late.identifier]

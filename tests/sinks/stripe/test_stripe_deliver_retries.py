@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import pytest
 
-from pipeline.errors import Retry
 from schemas.topics import OUTBOX
 from sinks.stripe import settle
-from sinks.stripe.account import Call, Fault
+from sinks.stripe.account import Call, Fault, Faults
 from sinks.stripe.stand_in import StripeStandIn
 from tests.sinks.stripe.delivering import (
     KEY,
     MINUTE_MS,
+    REST_SECONDS,
     START_MS,
     Clock,
     check_exact,
     deliveries,
     delta,
     in_turn,
+    records,
+    refusal,
+    said,
     sink,
 )
 
@@ -86,13 +90,11 @@ def test_a_long_retry_after_is_handed_to_the_delivery_loop() -> None:
     clock = Clock()
     faults = in_turn(Fault.RATE_LIMITED)
     with StripeStandIn(KEY, faults=faults, retry_after_seconds=600) as stand_in:
-        with pytest.raises(Retry) as asked:
-            deliveries(sink(stand_in, clock), [delta(0)], START_MS)
-        assert asked.value.after_seconds == 600
+        assert refusal(sink(stand_in, clock), [delta(0)], START_MS).after_seconds == 600
         assert clock.now_ms - START_MS < 1000
 
 
-def test_what_was_delivered_before_a_retry_is_not_sent_again() -> None:
+def test_what_was_delivered_before_a_failure_is_said_at_once_and_not_sent_again() -> None:
     sent: Counter[str] = Counter()
     down = True
 
@@ -102,12 +104,18 @@ def test_what_was_delivered_before_a_retry_is_not_sent_again() -> None:
 
     deltas = [delta(0), delta(1), delta(2)]
     with StripeStandIn(KEY, faults=second_is_down) as stand_in:
-        to = sink(stand_in, Clock())
-        with pytest.raises(Retry):
-            deliveries(to, deltas, START_MS)
+        clock = Clock()
+        to = sink(stand_in, clock)
+        first = to.write(records(deltas), START_MS)
+        assert [each.identifier for each in said(first)] == [deltas[0].identifier]
+        assert first.positions == {(OUTBOX.name, 0): 1}
+        assert first.waiting == records(deltas)[1:]
         assert sent == {deltas[0].identifier: 1, deltas[1].identifier: settle.TRIES}
         down = False
-        check_exact(stand_in, deltas, deliveries(to, deltas, START_MS))
+        clock.sleep(REST_SECONDS)
+        second = to.write(first.waiting, clock.now_ms)
+        assert second.positions == {(OUTBOX.name, 0): 3}
+        check_exact(stand_in, deltas, [*said(first), *said(second)])
     assert sent[deltas[0].identifier] == 1
 
 
@@ -124,8 +132,7 @@ def test_a_partition_that_comes_back_is_begun_afresh(leave: str) -> None:
     with StripeStandIn(KEY, faults=second_is_down) as stand_in:
         to = sink(stand_in, Clock())
         for _ in range(2):
-            with pytest.raises(Retry):
-                deliveries(to, deltas, START_MS)
+            assert to.write(records(deltas), START_MS).waiting == records(deltas)[1:]
             if leave == "forget":
                 to.forget(OUTBOX.name, 0)
             else:
@@ -145,8 +152,74 @@ def test_a_write_ends_in_time_and_the_next_one_goes_on() -> None:
     deltas = [delta(number) for number in range(5)]
     with StripeStandIn(KEY, faults=slow) as stand_in:
         to = sink(stand_in, clock)
-        with pytest.raises(Retry) as asked:
-            deliveries(to, deltas, clock.now_ms)
-        assert asked.value.after_seconds == 0
+        first = to.write(records(deltas), clock.now_ms)
+        assert first.refusal is not None
+        assert first.refusal.after_seconds == 0
         assert 0 < len(stand_in.journal) < len(deltas)
-        check_exact(stand_in, deltas, deliveries(to, deltas, clock.now_ms))
+        second = to.write(first.waiting, clock.now_ms)
+        check_exact(stand_in, deltas, [*said(first), *said(second)])
+
+
+def fails(customers: Collection[str], sent: Counter[str]) -> Faults:
+    """Stripe answers 500 to every call for one of these customers."""
+
+    def fault(call: Call) -> Fault | None:
+        sent[call.stripe_customer_id] += 1
+        return Fault.ERROR_BEFORE_COMMIT if call.stripe_customer_id in customers else None
+
+    return fault
+
+
+def test_a_customer_whose_calls_fail_holds_up_nobody_else() -> None:
+    clock, sent = Clock(), Counter[str]()
+    deltas = [delta(number, customer) for number in range(3) for customer in ("cus_1", "cus_2")]
+    with StripeStandIn(KEY, faults=fails({"cus_1"}, sent)) as stand_in:
+        to = sink(stand_in, clock)
+        first = to.write(records(deltas)[:2], clock.now_ms)
+        assert [each.customer for each in said(first)] == ["cus_2"]
+        assert first.positions == {(OUTBOX.name, 0): 0}
+        assert first.refusal is not None
+        assert "(events tokens of cus_1)" in first.refusal.message
+        assert first.refusal.after_seconds == 0
+        # It rests, and others go on.
+        second = to.write([*first.waiting, *records(deltas)[2:]], clock.now_ms)
+        assert {each.customer for each in said(second)} == {"cus_2"}
+        assert second.waiting == records(deltas)[::2]
+        assert second.refusal is None
+        assert sent == {"cus_1": settle.TRIES, "cus_2": 3}
+        clock.sleep(REST_SECONDS)
+        third = to.write(second.waiting, clock.now_ms)
+        assert sent["cus_1"] == settle.TRIES + 1
+        assert not third.outgoing
+        assert third.refusal is not None
+
+
+def test_a_customer_whose_calls_failed_is_billed_when_they_succeed_again() -> None:
+    clock, sent = Clock(), Counter[str]()
+    deltas = [delta(0), delta(0, "cus_2"), delta(1), delta(1, "cus_2")]
+    failing = {"cus_1"}
+    with StripeStandIn(KEY, faults=fails(failing, sent)) as stand_in:
+        to = sink(stand_in, clock)
+        first = to.write(records(deltas), clock.now_ms)
+        failing.clear()
+        clock.sleep(REST_SECONDS)
+        second = to.write(first.waiting, clock.now_ms)
+        # Also behind what was settled before it.
+        assert second.positions == {(OUTBOX.name, 0): 4}
+        assert not second.waiting
+        check_exact(stand_in, deltas, [*said(first), *said(second)])
+
+
+def test_while_stripe_takes_nothing_each_write_tries_few_and_the_loop_waits_longer() -> None:
+    clock, sent = Clock(), Counter[str]()
+
+    def down(call: Call) -> Fault | None:
+        sent[call.stripe_customer_id] += 1
+        return Fault.LOST_REQUEST
+
+    deltas = [delta(0, f"cus_{number}") for number in range(400)]
+    with StripeStandIn(KEY, faults=down) as stand_in:
+        asked = refusal(sink(stand_in, clock), deltas, clock.now_ms)
+    assert asked.after_seconds is None
+    assert " and " in asked.message
+    assert len(sent) < 200

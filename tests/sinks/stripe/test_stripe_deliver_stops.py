@@ -21,6 +21,7 @@ from tests.sinks.stripe.delivering import (
     delta,
     in_turn,
     records,
+    said,
     sink,
 )
 
@@ -65,8 +66,9 @@ def test_the_key_is_never_shown(caplog: pytest.LogCaptureFixture) -> None:
         for start, key in failures():
             with start() as stand_in:
                 try:
-                    made = deliveries(sink(stand_in, Clock(), key), [delta(0)], START_MS)
-                    shown += [each.model_dump_json() for each in made]
+                    written = sink(stand_in, Clock(), key).write(records([delta(0)]), START_MS)
+                    shown += [each.model_dump_json() for each in said(written)]
+                    shown.append(repr(written.refusal))
                 except MeterlineError as error:
                     shown += [repr(error), "".join(traceback.format_exception(error))]
     assert len(shown) > len(Fault)
