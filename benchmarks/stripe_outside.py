@@ -105,9 +105,9 @@ class MemoryKafka:
         del stage, instance
         return self
 
-    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> Mapping[Place, int]:
         """There is nothing but records."""
-        return positions
+        return {place: at or 0 for place, at in positions.items()}
 
     def subscribe(
         self, topics: Sequence[str], on_assign: Rebalanced, on_revoke: Rebalanced

@@ -130,9 +130,9 @@ class Clock(Protocol):
 class DeliveryClients(Protocol):
     """Where the delivery loop gets its clients from."""
 
-    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> Mapping[Place, int]:
         """The offset of the first committed record from each position on, or where its partition
-        ends: what lies before is no record, and never will be one.
+        ends: what lies before is no record, and never will be one. None is the beginning.
 
         Raises:
             KafkaException: a position is not there, or nothing answers.

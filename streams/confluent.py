@@ -98,7 +98,7 @@ class ConfluentClients:
         """The offset behind the last committed record of a partition."""
         return end_of(self._kafka, topic, partition)
 
-    def next_records(self, positions: Mapping[Place, int]) -> dict[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> dict[Place, int]:
         """The offset of the first committed record from each position on."""
         return next_records(self._kafka, positions)
 

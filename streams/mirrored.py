@@ -112,7 +112,7 @@ class MirroredClients:
             yield record
         self._complete.add(partition)
 
-    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> Mapping[Place, int]:
         """The offset of the first committed record from each position on."""
         return self._clients.next_records(positions)
 

@@ -7,6 +7,7 @@ from sys import intern
 from typing import Final, Literal
 
 from confluent_kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -151,9 +152,11 @@ def end_of(kafka: Mapping[str, str], topic: str, partition: int) -> int:
 
 
 def next_records(
-    kafka: Mapping[str, str], positions: Mapping[tuple[str, int], int]
+    kafka: Mapping[str, str], positions: Mapping[tuple[str, int], int | None]
 ) -> dict[tuple[str, int], int]:
     """The offset of the first committed record from each position on, or where its partition ends.
+
+    None is the beginning.
 
     Raises:
         KafkaException: the broker does not answer, or a position is not there.
@@ -161,7 +164,12 @@ def next_records(
     consumer = reader(kafka)
     found: dict[tuple[str, int], int] = {}
     try:
-        consumer.assign([TopicPartition(*place, at) for place, at in positions.items()])
+        consumer.assign(
+            [
+                TopicPartition(*place, OFFSET_BEGINNING if at is None else at)
+                for place, at in positions.items()
+            ]
+        )
         while len(found) < len(positions):
             messages = consumer.consume(1, _ANSWER_SECONDS)
             if not messages:

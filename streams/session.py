@@ -123,18 +123,18 @@ class Session:
     def move_on(self) -> None:
         """Move positions past offsets that are no records.
 
-        What is looked for begins at what is committed, so no record can be passed over, whatever
-        has been read meanwhile.
+        What is looked for begins at what is committed, or else where a start would, so no record
+        can be passed over, whatever has been read meanwhile.
         """
         self._move_on_at = self._clients.clock.monotonic() + MOVE_ON_SECONDS
         ours = {
-            (self._stage.input_topic, partition): self._counted[partition] or 0
+            (self._stage.input_topic, partition): self._counted[partition]
             for partition in self._positions
         }
         reached = {
             place[1]: offset
             for place, offset in self._clients.next_records(ours).items()
-            if offset > ours[place]
+            if offset > (ours[place] or 0)
         }
         if not reached:
             return

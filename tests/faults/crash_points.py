@@ -268,7 +268,7 @@ class MortalClients:
         """The topics that exist."""
         return self._clients.partition_counts()
 
-    def next_records(self, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> Mapping[Place, int]:
         """The first record from each position on."""
         return self._clients.next_records(positions)
 

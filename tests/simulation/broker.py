@@ -104,6 +104,13 @@ class Broker:
         self.topics[topic] = partitions
         self.logs |= {(topic, number): Log() for number in range(partitions)}
 
+    def begin_late(self, topic: str) -> None:
+        """Let partitions begin behind what retention deleted before anybody read it."""
+        for partition in range(self.topics[topic]):
+            log = self.logs[topic, partition]
+            log.start = self.world.rng.choice((0, 0, 3))
+            log.entries = [Entry(None)] * log.start
+
     def group(self, name: str) -> Group:
         """A consumer group."""
         if name not in self._groups:

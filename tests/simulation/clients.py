@@ -72,15 +72,16 @@ class SimulatedClients:
         log = self._broker.logs[topic, partition]
         return self.clock.effect("end of a log", lambda: log.stable_end, _unanswered)
 
-    def next_records(self, positions: Mapping[Place, int]) -> dict[Place, int]:
+    def next_records(self, positions: Mapping[Place, int | None]) -> dict[Place, int]:
         """The offset of the first committed record from each position on."""
 
-        def following(place: Place, position: int) -> int:
+        def following(place: Place, position: int | None) -> int:
             log = self._broker.logs[place]
-            if position < log.start:
+            begin = log.start if position is None else position
+            if begin < log.start:
                 raise refusal(KafkaError._AUTO_OFFSET_RESET)
             end = log.stable_end
-            return next((record.offset for record in log.committed(position, end)), end)
+            return next((record.offset for record in log.committed(begin, end)), end)
 
         return self.clock.effect(
             "next records",

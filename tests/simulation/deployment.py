@@ -120,6 +120,8 @@ class Deployment:
         self.world = world
         catalogue = topics.sized(shards=SHARDS, event_partitions=EVENT_PARTITIONS)
         self.broker = Broker(world, {topic.name: topic.partitions for topic in catalogue})
+        for topic in (topics.METERED, topics.TOTALS):
+            self.broker.begin_late(topic.name)
         self.clickhouse = SimulatedClickHouse(world)
         self.stripe = Account(
             now_ms=world.now_ms,

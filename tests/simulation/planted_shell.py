@@ -177,8 +177,17 @@ def _restores_too_soon(_: Any) -> Any:
 def _moves_on_to_the_end(_: Any) -> Any:
     """Takes all that nobody has read yet for markers."""
 
-    def planted(self: Any, positions: Mapping[Place, int]) -> Mapping[Place, int]:
+    def planted(self: Any, positions: Mapping[Place, int | None]) -> Mapping[Place, int]:
         return {place: self._broker.logs[place].stable_end for place in positions}
+
+    return planted
+
+
+def _moves_on_from_offset_0(next_records: Any) -> Any:
+    """Takes the beginning of what was deleted for that of what is left."""
+
+    def planted(self: Any, positions: Mapping[Place, int | None]) -> Any:
+        return next_records(self, {place: at or 0 for place, at in positions.items()})
 
     return planted
 
@@ -265,6 +274,10 @@ SHELL = (
     Bug(
         "positions move on past records that are not done",
         replaced(SimulatedClients, "next_records", _moves_on_to_the_end),
+    ),
+    Bug(
+        "positions move on from offset 0 where nothing was ever committed",
+        replaced(SimulatedClients, "next_records", _moves_on_from_offset_0),
     ),
     Bug(
         "positions move on without a word of how far the state has come",

@@ -376,5 +376,10 @@ def test_what_follows_a_position_is_the_next_record_or_the_end_of_what_is_decide
         with pytest.raises(KafkaException) as gone:
             clients.next_records({places[0]: 1})
         assert code_of(gone) == KafkaError._AUTO_OFFSET_RESET
+        # The beginning is where it is now, whatever is there.
+        at_the_beginning = clients.next_records(dict.fromkeys(places))
+        assert at_the_beginning == dict(zip(places, (4, 0, 0), strict=True))
+        kafka_either.delete_before("following", 6)
+        assert clients.next_records({places[0]: None}) == {places[0]: 6}
 
     kafka_either.run(scenario)

@@ -79,6 +79,28 @@ def test_a_stage_goes_on_where_nothing_but_what_was_aborted_has_ever_been(kafka:
         transact(kafka, stage.input_topic, b"7")
 
 
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_stage_goes_on_where_all_had_been_deleted_before_it_first_began(
+    kafka: str, has_state: bool
+) -> None:
+    stage = Summing(f"introduced-late-{has_state}".lower(), has_state=has_state)
+    numbers = Numbers(kafka, stage, partitions=1)
+    transact(kafka, stage.input_topic, b"1")
+    delete_before(kafka, stage.input_topic, 4)
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        wait_until(
+            lambda: position(kafka, stage.name, stage.input_topic) == 4,
+            "it knows that it was there",
+        )
+        transact(kafka, stage.input_topic, b"7")
+        wait_until(
+            lambda: position(kafka, stage.name, stage.input_topic) == 8,
+            "the position is behind the last marker",
+        )
+    assert numbers.written() == [[([4], 7)]]
+
+
 def test_a_sink_goes_on_when_all_that_it_has_done_and_the_markers_are_deleted(kafka: str) -> None:
     create(kafka, 1, "quiet.sink")
     clients = ConfluentClients({"bootstrap.servers": kafka})
