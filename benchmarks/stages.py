@@ -157,6 +157,9 @@ class _Watched:
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         return self._stage.step(records)
 
+    def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
+        return self._stage.move_on(partition, offset)
+
 
 class _Committed(threading.Event):
     """Set once the shell asks after it committed the transaction with the last record."""

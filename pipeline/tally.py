@@ -101,6 +101,12 @@ class Tally:
             outgoing += self._finish(number, log[-1][0] + 1, changed[number])
         return outgoing
 
+    def move_on(self, number: int, next_offset: int) -> list[Outgoing]:
+        """Go on at an offset before which a shard's log has nothing more to count."""
+        self._join()
+        changed = Changed(self._shards[number].next_offset)
+        return list(self._finish(number, next_offset, changed))
+
     def _join(self) -> None:
         """Have one table of what all shards have counted, after some came or went."""
         if self._are_joined:

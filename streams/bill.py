@@ -114,11 +114,13 @@ class BillStage:
             bill = self._bills[partition]
             written_ms = max(record.timestamp_ms for record in log)
             outgoing += bill.step(self._definitions, written_ms, frames)
-            position = msgspec.json.encode(_Position(log[-1].offset + 1, len(bill)))
-            outgoing.append(
-                Outgoing(self.state_topic, position, key=_POSITION_KEY, partition=partition)
-            )
+            outgoing += self.move_on(partition, log[-1].offset + 1)
         return outgoing
+
+    def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
+        """The position."""
+        position = msgspec.json.encode(_Position(offset, len(self._bills[partition])))
+        return [Outgoing(self.state_topic, position, key=_POSITION_KEY, partition=partition)]
 
 
 def _place(record: Record) -> str:

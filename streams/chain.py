@@ -129,9 +129,9 @@ def named_by_definitions(kafka: Mapping[str, str]) -> dict[str, Named]:
         (committed,) = consumer.committed([place], timeout=_ANSWER_SECONDS)
     finally:
         consumer.close()
-    note = read_state_note((place.topic, place.partition), committed.metadata or "")
+    anchor = read_state_note((place.topic, place.partition), committed.metadata or "")
     documents: dict[str, Any] = {}
-    for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, note.anchor or 0):
+    for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, anchor or 0):
         documents |= open_frame(record).header["definitions"]
     return {
         version: Named(

@@ -8,6 +8,7 @@ first waits until every earlier transaction is decided.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from pipeline.record import Outgoing, Records
 from streams.clients import Clients, Committed, Place
 from streams.forgotten import require_first_start
 from streams.stage import MOVE_ON_SECONDS, Stage
-from streams.state_note import StateNote, read_state_note
+from streams.state_note import read_state_note, state_note
 
 #: Twice as long as the broker takes to end a transaction that hangs: its time-out, and then its
 #: look around every ten seconds (transaction.abort.timed.out.transaction.cleanup.interval.ms).
@@ -40,8 +41,6 @@ class Session:
         self._positions: dict[int, int] = {}
         #: The offset up to which each state in memory has counted, which is always committed.
         self._counted: dict[int, int | None] = {}
-        #: The offset up to which the last step counted, where its position has moved on since.
-        self._stated: dict[int, int] = {}
         #: Where the last complete snapshot of each state begins, and one that is being written.
         self._anchors: dict[int, int] = {}
         self._begun: dict[int, int] = {}
@@ -96,6 +95,9 @@ class Session:
 
     def transact(self, part: Records, outgoing: Sequence[Outgoing]) -> None:
         """Make a step's outputs and the positions after its part of a batch visible together."""
+        self._commit(part.ends, outgoing)
+
+    def _commit(self, reached: Mapping[int, int], outgoing: Sequence[Outgoing]) -> None:
         # 1. Begin. From here to 5 nothing is visible to anybody.
         self._writer.begin()
         # 2. Every output and every state segment, acknowledged by the broker.
@@ -106,13 +108,16 @@ class Session:
             if record.completes:
                 self._anchors[partition] = self._begun.pop(partition)
         # 3. The positions, under the group generation that owns the partitions.
-        reached = part.ends
-        for partition in reached:
-            self._stated.pop(partition, None)
-        self._send_positions(reached)
+        positions = {
+            (self._stage.input_topic, partition): Committed(
+                offset, state_note(self._anchors.get(partition))
+            )
+            for partition, offset in reached.items()
+        }
+        self._writer.send_offsets(positions, self._consumer.membership())
         # 4. Commit: the one moment at which all of it happens.
         self._writer.commit()
-        # 5. Only now is the part done.
+        # 5. Only now is it done.
         self._counted |= reached
 
     @property
@@ -121,7 +126,8 @@ class Session:
         return self._clients.clock.monotonic() >= self._move_on_at
 
     def move_on(self) -> None:
-        """Move positions past offsets that are no records.
+        """Move positions past offsets that are no records, and what the states say of them: where
+        Kafka forgets the positions, the states alone know them.
 
         What is looked for begins at what is committed, or else where a start would, so no record
         can be passed over, whatever has been read meanwhile.
@@ -136,26 +142,9 @@ class Session:
             for place, offset in self._clients.next_records(ours).items()
             if offset > (ours[place] or 0)
         }
-        if not reached:
-            return
-        if self._stage.state_topic is not None:
-            for partition in reached:
-                self._stated.setdefault(partition, self._counted[partition] or 0)
-        self._writer.begin()
-        self._send_positions(reached)
-        self._writer.commit()
-        self._counted |= reached
-
-    def _send_positions(self, reached: Mapping[int, int]) -> None:
-        """Make positions part of the transaction, and beside them where their state is."""
-        positions = {
-            (self._stage.input_topic, partition): Committed(
-                offset,
-                str(StateNote(self._anchors.get(partition), self._stated.get(partition))),
-            )
-            for partition, offset in reached.items()
-        }
-        self._writer.send_offsets(positions, self._consumer.membership())
+        if reached:
+            told = [self._stage.move_on(*place) for place in reached.items()]
+            self._commit(reached, list(chain.from_iterable(told)))
 
     def _partition_count(self) -> int:
         """How many partitions the input has, as has the state."""
@@ -222,9 +211,7 @@ class Session:
         topic, partition = place
         if self._stage.state_topic is None:
             return committed.offset
-        note = read_state_note(place, committed.note)
-        anchor = note.anchor or 0
-        counted = (committed.offset or 0) if note.counted is None else note.counted
+        anchor = read_state_note(place, committed.note) or 0
         clock = self._clients.clock
         deadline = clock.monotonic() + _STATE_SECONDS
         while True:
@@ -234,17 +221,14 @@ class Session:
             # written one partition after the other. Going on from there would count twice.
             if position is None and committed.offset is None:
                 return None
-            if (position or 0) >= counted:
+            if (position or 0) >= (committed.offset or 0):
                 self._anchors[partition] = anchor
-                start = max(position or 0, committed.offset or 0)
-                if start > (position or 0):
-                    self._stated[partition] = position or 0
-                return start
+                return position or 0
             if clock.monotonic() > deadline:
                 ends = "is not complete" if position is None else f"ends at {position}"
                 raise Stop(
                     f"The state of {topic} {partition} {ends}, but its offsets are committed up to "
-                    f"{counted}.",
+                    f"{committed.offset}.",
                     remedy=f"Restore {self._stage.state_topic} from a backup; it lost records.",
                 )
             clock.sleep(0.05)
@@ -258,7 +242,6 @@ class Session:
     def _forget(self, partitions: Iterable[int]) -> None:
         for partition in partitions:
             self._counted.pop(partition, None)
-            self._stated.pop(partition, None)
             self._anchors.pop(partition, None)
             self._begun.pop(partition, None)
             self._stage.forget(partition)

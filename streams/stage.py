@@ -60,6 +60,9 @@ class Stage(Protocol):
     def step(self, records: Sequence[Record]) -> Sequence[Outgoing]:
         """What `records`, in order per partition, become."""
 
+    def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
+        """What the state is told where nothing before `offset` is left to be read."""
+
 
 def group_of(stage: str) -> str:
     """The consumer group that the processes of a stage share."""

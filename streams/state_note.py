@@ -1,38 +1,24 @@
-"""The note that a transactional stage has beside its position: where its state is to be found."""
+"""The note that a transactional stage has beside its position: where its state is to be found.
+
+It is never empty: a position without a note was set by a person.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
-
 from streams.clients import Place, unreadable_note
 
-_TEXT = re.compile(r"(\d*)(?: (\d+))?", re.ASCII)
+
+def state_note(anchor: int | None) -> str:
+    """`anchor` is where the last complete snapshot begins, None for the beginning of the topic."""
+    return str(anchor or 0)
 
 
-class StateNote(NamedTuple):
-    """`anchor` is where the last complete snapshot begins, None for the beginning of the topic.
-
-    `counted` is how far the state has come, where the position went on past offsets that are no
-    records; None where that is the same.
-    """
-
-    anchor: int | None = None
-    counted: int | None = None
-
-    def __str__(self) -> str:
-        anchor = "" if self.anchor is None else str(self.anchor)
-        return anchor if self.counted is None else f"{anchor} {self.counted}"
-
-
-def read_state_note(place: Place, text: str) -> StateNote:
-    """The inverse.
+def read_state_note(place: Place, text: str) -> int | None:
+    """Where the state is to be read from; None without a note.
 
     Raises:
         Stop: it is none of ours.
     """
-    match = _TEXT.fullmatch(text)
-    if match is None:
+    if not (text or "0").isdecimal():
         raise unreadable_note(place, text)
-    anchor, counted = match.groups()
-    return StateNote(int(anchor) if anchor else None, int(counted) if counted else None)
+    return int(text) if text else None

@@ -57,3 +57,7 @@ class TallyStage:
         for record in records:
             logs.setdefault(record.partition, []).append((record.offset, open_frame(record)))
         return self._tally.step(logs)
+
+    def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
+        """A segment that changes nothing else."""
+        return self._tally.move_on(partition, offset)

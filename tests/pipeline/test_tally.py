@@ -205,6 +205,13 @@ def test_nothing_counted_is_nothing_written_but_decisions_and_state() -> None:
     assert len(played.frames(topics.DECISIONS.name)) == 2
 
 
+def test_a_log_that_ends_in_what_is_no_record_is_counted_up_to_there() -> None:
+    played, _ = play([used("1"), used("2", event_type="unmetered")], limited())
+    told = played.tally.move_on(0, 9)
+    shard = Restore(map(frame_of, [*played.changelog, *told])).shard()
+    assert (shard.next_offset, len(shard.ids), len(shard.totals)) == (9, 2, 1)
+
+
 def one_by_one(count: int) -> Iterator[Play]:
     """A play, again and again: each time one more event has been counted, in a step of its own."""
     played = Play()

@@ -164,7 +164,7 @@ def _restores_too_soon(_: Any) -> Any:
     def planted(self: Any, place: Place, committed: Committed) -> int | None:
         if self._stage.state_topic is None:
             return committed.offset
-        anchor = read_state_note(place, committed.note).anchor or 0
+        anchor = read_state_note(place, committed.note) or 0
         self._stage.restore(
             place[1], self._clients.read_to_end(self._stage.state_topic, place[1], anchor)
         )
@@ -192,23 +192,14 @@ def _moves_on_from_offset_0(next_records: Any) -> Any:
     return planted
 
 
-def _moves_on_without_state(move_on: Any) -> Any:
-    """Does not note how far the state has come, so that whoever restores it waits for more."""
+def _moves_on_without_state(_: Any) -> Any:
+    """Whoever restores the state waits for more."""
 
-    def planted(self: Any) -> None:
-        self._stated = _Forgetful()
-        move_on(self)
+    def planted(self: Any, partition: int, offset: int) -> Sequence[Outgoing]:
+        del self, partition, offset
+        return ()
 
     return planted
-
-
-class _Forgetful(dict[int, int]):
-    """Keeps nothing."""
-
-    def setdefault(self, key: int, default: Any = None) -> Any:
-        """Say what was given."""
-        del key
-        return default
 
 
 def _goes_on_after_a_break(begin: Any) -> Any:
@@ -280,8 +271,8 @@ SHELL = (
         replaced(SimulatedClients, "next_records", _moves_on_from_offset_0),
     ),
     Bug(
-        "positions move on without a word of how far the state has come",
-        replaced(Session, "move_on", _moves_on_without_state),
+        "positions move on without a word to the state",
+        replaced(TallyStage, "move_on", _moves_on_without_state),
     ),
     Bug(
         "a missing fence: offsets without the group's generation",

@@ -98,6 +98,12 @@ class Summing:
                     self._begun.add(partition)
         return outgoing
 
+    def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
+        """Add nothing."""
+        if self.state_topic is None:
+            return ()
+        return [_json(self.state_topic, partition, {"next": offset, "add": 0})]
+
 
 def _json(topic: str, partition: int, content: object) -> Outgoing:
     return Outgoing(topic, json.dumps(content).encode(), partition=partition)

@@ -30,7 +30,7 @@ from tests.streams.on_kafka import (
 )
 from tests.streams.recording import Recording
 from tests.streams.summing import Numbers, Summing
-from tests.streams.transacting import run_until_done, transactor
+from tests.streams.transacting import delete_before, run_until_done, transact, transactor
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +89,24 @@ def test_state_knows_positions_that_kafka_has_forgotten(kafka: str) -> None:
     numbers.send(2)
     run_until_done(kafka, stage, numbers)
     numbers.assert_exact()
+
+
+def test_state_knows_positions_that_moved_on_where_nothing_came_for_longer_than_retention(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.session.MOVE_ON_SECONDS", 0.5)
+    numbers = Numbers(kafka, stage := Summing("quiet-and-forgotten"), partitions=1)
+    numbers.send(3)
+    transact(kafka, stage.input_topic)
+    stop = threading.Event()
+    with running(transactor(kafka, stage, stop), stop):
+        wait_until(lambda: numbers.positions() == [5], "the position is behind the last marker")
+    delete_before(kafka, stage.input_topic, 5)
+    forget(kafka, stage.name)
+    transact(kafka, stage.input_topic, b"100")
+    with running(transactor(kafka, stage, stop := threading.Event()), stop):
+        wait_until(lambda: numbers.positions() == [9], "it has gone on")
+    assert numbers.written()[0][-1] == ([5], sum((1, 8, 15)) + 100)
 
 
 def test_packs_show_that_intake_was_there_and_definitions_do_not() -> None:

@@ -12,32 +12,19 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.record import Outgoing, Record, Written
+from pipeline.record import Record, Written
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
 from tests.streams.on_kafka import committed, create, read, running, wait_until
 from tests.streams.recording import Recording
 from tests.streams.summing import Numbers, Summing
-from tests.streams.transacting import delete_before, transactor
+from tests.streams.transacting import delete_before, transact, transactor
 
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streams.session.MOVE_ON_SECONDS", 0.5)
     monkeypatch.setattr("streams.deliver.MOVE_ON_SECONDS", 0.5)
-
-
-def transact(kafka: str, topic: str, *values: bytes) -> None:
-    """Records with a marker each, and then one that is aborted and its marker."""
-    writer = ConfluentClients({"bootstrap.servers": kafka}).transactional_writer(topic, "feed")
-    writer.fence()
-    for value in values:
-        writer.begin()
-        writer.write([Outgoing(topic, value, partition=0)])
-        writer.commit()
-    writer.begin()
-    writer.write([Outgoing(topic, b"0", partition=0)])
-    writer.abort()
 
 
 def position(kafka: str, name: str, topic: str) -> int:

@@ -1,4 +1,6 @@
-"""A transactional stage run for tests, until all is done or to its own end; and retention."""
+"""A transactional stage run for tests, until all is done or to its own end; and what
+becomes of its input: transactions, and retention.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import threading
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from pipeline.record import Outgoing
 from streams.confluent import ConfluentClients
 from streams.transact import Transactor
 from tests.streams import on_kafka
@@ -43,6 +46,19 @@ def run_to_its_end(kafka: str, stage: Summing) -> None:
     """Run a stage that ends by itself, and raise what it raises."""
     stop = threading.Event()
     on_kafka.run_to_its_end(transactor(kafka, stage, stop), stop)
+
+
+def transact(kafka: str, topic: str, *values: bytes) -> None:
+    """Records with a marker each, and then one that is aborted and its marker."""
+    writer = ConfluentClients({"bootstrap.servers": kafka}).transactional_writer(topic, "feed")
+    writer.fence()
+    for value in values:
+        writer.begin()
+        writer.write([Outgoing(topic, value, partition=0)])
+        writer.commit()
+    writer.begin()
+    writer.write([Outgoing(topic, b"0", partition=0)])
+    writer.abort()
 
 
 def delete_before(kafka: str, topic: str, offset: int) -> None:
