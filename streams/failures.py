@@ -17,8 +17,8 @@ _FENCED_SECONDS = 120.0
 _REMEDIES = {
     KafkaError._AUTO_OFFSET_RESET: (
         "Its position was deleted by retention, so records were lost.",
-        "Restore the topic from a backup, or decide by hand where the group goes on, and lengthen "
-        "the retention.",
+        'Restore the topic from a backup, or go on behind what was lost, as "Lost positions" in '
+        "docs/operating.md says, and lengthen the retention.",
     ),
     KafkaError.FENCED_INSTANCE_ID: (
         "Another process runs as the same instance.",

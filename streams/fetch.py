@@ -43,6 +43,7 @@ from streams.librdkafka import (
     message_headers,
     message_timestamp,
 )
+from streams.read import not_there
 
 Words: TypeAlias = NDArray[np.uint64]
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -178,7 +179,7 @@ class Fetcher:
     def _taken(self, messages: Words) -> Fetched:
         """As many of `messages` as one read may have, as columns; all are given back."""
         seen = _seen(messages)
-        _require_good(messages, seen.fields)
+        self._require_good(messages, seen.fields)
         count = _fitting(seen)
         if count < len(messages):
             self._leave(messages[count:], seen.fields[count:], is_all=count == 0)
@@ -207,6 +208,24 @@ class Fetcher:
             ),
         )
 
+    def _require_good(self, messages: Words, fields: Words) -> None:
+        """Whether they are records; all are given back if one is not.
+
+        Raises:
+            KafkaException: as the first says that is an error.
+        """
+        codes = (fields[:, ERROR] & _LOW_HALF).astype(np.uint32).astype(np.int32)
+        failed = np.flatnonzero(codes)
+        if len(failed):
+            code = int(codes[failed[0]])
+            if code == KafkaError._AUTO_OFFSET_RESET:
+                ((place, offset),) = _begins(fields[failed[:1]]).items()
+                _give_back(messages)
+                raise not_there(self._consumer, place, offset)
+            why = ctypes.string_at(*fields[failed[0], [VALUE, VALUE_SIZE]].tolist())
+            _give_back(messages)
+            raise KafkaException(KafkaError(code, why.decode(errors="replace")))
+
 
 def _seen(messages: Words) -> _Seen:
     """What is seen of `messages`."""
@@ -219,20 +238,6 @@ def _seen(messages: Words) -> _Seen:
     )
     _look(messages, _PLAIN_NAME, _PLAIN_VALUE, *seen)
     return seen
-
-
-def _require_good(messages: Words, fields: Words) -> None:
-    """Whether they are records; all are given back if one is not.
-
-    Raises:
-        KafkaException: as the first says that is an error.
-    """
-    codes = (fields[:, ERROR] & _LOW_HALF).astype(np.uint32).astype(np.int32)
-    failed = np.flatnonzero(codes)
-    if len(failed):
-        why = ctypes.string_at(*fields[failed[0], [VALUE, VALUE_SIZE]].tolist())
-        _give_back(messages)
-        raise KafkaException(KafkaError(int(codes[failed[0]]), why.decode(errors="replace")))
 
 
 def _fitting(seen: _Seen) -> int:

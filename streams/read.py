@@ -125,9 +125,8 @@ def _read_to_ends(
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"no answer from {topic}"))
             # The rest of what has arrived; asking for many at first would wait for all of them.
             for message in messages + consumer.consume(10_000, 0):
+                _require_good(consumer, message)
                 error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
                 partition = message.partition() or 0
                 if error is None and partition in unread:
                     yield any_record_of(message, kafka)
@@ -175,15 +174,39 @@ def next_records(
             if not messages:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer"))
             for message in messages + consumer.consume(10_000, 0):
-                error = message.error()
-                if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
+                _require_good(consumer, message)
                 # Where a partition ends is told as the offset behind all that is decided.
                 place = (message.topic() or "", message.partition() or 0)
                 found.setdefault(place, message.offset() or 0)
     finally:
         consumer.close()
     return found
+
+
+def not_there(consumer: Consumer, place: tuple[str, int], offset: int) -> KafkaException:
+    """What to raise for a position that is not there: it says which, and what is there.
+
+    Raises:
+        KafkaException: the broker does not answer.
+    """
+    begin, end = consumer.get_watermark_offsets(TopicPartition(*place), _ANSWER_SECONDS)
+    left = f"{place[0]} {place[1]} has offsets from {begin} to before {end}"
+    return KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, f"{left}, and not {offset}"))
+
+
+def _require_good(consumer: Consumer, message: Message) -> None:
+    """Whether it is a record, or says that a partition ends.
+
+    Raises:
+        KafkaException: it is an error.
+    """
+    error = message.error()
+    if error is None or error.code() == KafkaError._PARTITION_EOF:
+        return
+    if error.code() == KafkaError._AUTO_OFFSET_RESET:
+        place = (message.topic() or "", message.partition() or 0)
+        raise not_there(consumer, place, message.offset() or 0)
+    raise KafkaException(error)
 
 
 def partition_count(kafka: Mapping[str, str], topic: str) -> int:

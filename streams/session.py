@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
@@ -21,6 +22,8 @@ from streams.clients import Clients, Committed, Place
 from streams.forgotten import require_first_start
 from streams.stage import MOVE_ON_SECONDS, Stage
 from streams.state_note import read_state_note, state_note
+
+log = structlog.get_logger()
 
 #: Twice as long as the broker takes to end a transaction that hangs: its time-out, and then its
 #: look around every ten seconds (transaction.abort.timed.out.transaction.cleanup.interval.ms).
@@ -195,43 +198,70 @@ class Session:
         starts: dict[Place, int | None] = {}
         # Waits for transactions of a former owner that are still being decided.
         known = self._consumer.committed(places)
+        settled_at = self._clients.clock.monotonic() + _STATE_SECONDS
         if known and all(committed.offset is None for committed in known.values()):
             require_first_start(self._stage, self._clients, self._consumer)
         for place, committed in known.items():
             _, partition = place
             # A state that nobody has counted on since is as good as a restored one.
             if partition not in self._counted or self._counted[partition] != committed.offset:
-                self._counted[partition] = self._restore(place, committed)
+                self._counted[partition] = self._restore(place, committed, settled_at)
             starts[place] = self._counted[partition]
             self._positions[partition] = self._counted[partition] or 0
         self._consumer.assign(starts)
 
-    def _restore(self, place: Place, committed: Committed) -> int | None:
-        """Rebuild the state of a partition; the offset to go on from, None for the beginning."""
+    def _restore(self, place: Place, committed: Committed, settled_at: float) -> int | None:
+        """Rebuild the state of a partition; the offset to go on from, None for the beginning.
+
+        What was being decided is decided at `settled_at`.
+        """
         topic, partition = place
         if self._stage.state_topic is None:
             return committed.offset
-        anchor = read_state_note(place, committed.note) or 0
+        anchor = read_state_note(place, committed.note)
         clock = self._clients.clock
-        deadline = clock.monotonic() + _STATE_SECONDS
         while True:
-            changelog = self._clients.read_to_end(self._stage.state_topic, partition, anchor)
+            # All that had been written under what is committed is readable by then.
+            is_settled = clock.monotonic() > settled_at
+            changelog = self._clients.read_to_end(self._stage.state_topic, partition, anchor or 0)
             position = self._stage.restore(partition, changelog)
             # The last transaction's offsets may be readable before its state is: its markers are
             # written one partition after the other. Going on from there would count twice.
             if position is None and committed.offset is None:
                 return None
             if (position or 0) >= (committed.offset or 0):
-                self._anchors[partition] = anchor
+                self._anchors[partition] = anchor or 0
                 return position or 0
-            if clock.monotonic() > deadline:
+            if is_settled and anchor is None and self._is_behind_loss(place, position, committed):
+                return committed.offset
+            if is_settled:
                 ends = "is not complete" if position is None else f"ends at {position}"
                 raise Stop(
                     f"The state of {topic} {partition} {ends}, but its offsets are committed up to "
                     f"{committed.offset}.",
-                    remedy=f"Restore {self._stage.state_topic} from a backup; it lost records.",
+                    remedy=f"Restore {self._stage.state_topic} from a backup; it lost records. If "
+                    'somebody set the offsets, set them as "Lost positions" in docs/operating.md '
+                    "says.",
                 )
             clock.sleep(0.05)
+
+    def _is_behind_loss(self, place: Place, position: int | None, committed: Committed) -> bool:
+        """Whether a position that a person set leaves out nothing but what was deleted, so that
+        nobody can count it any more.
+        """
+        if position is None or self._clients.next_records({place: None})[place] < (
+            committed.offset or 0
+        ):
+            return False
+        log.warning(
+            "going on behind records that were lost",
+            stage=self._stage.name,
+            topic=place[0],
+            partition=place[1],
+            counted_to=position,
+            goes_on_at=committed.offset,
+        )
+        return True
 
     def _revoked(self, _: Sequence[Place]) -> None:
         """Everything is taken away, if only to be assigned anew; states may still be of use."""

@@ -161,7 +161,7 @@ def _anchors_too_early(transact: Any) -> Any:
 def _restores_too_soon(_: Any) -> Any:
     """Does not wait until the state is as new as the positions."""
 
-    def planted(self: Any, place: Place, committed: Committed) -> int | None:
+    def planted(self: Any, place: Place, committed: Committed, _: float) -> int | None:
         if self._stage.state_topic is None:
             return committed.offset
         anchor = read_state_note(place, committed.note) or 0

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    Producer,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -85,11 +90,18 @@ def committed(address: str, stage: str, topic: str) -> dict[int, tuple[int, str]
     return {place.partition: (max(place.offset, 0), place.metadata or "") for place in found}
 
 
-def commit_note(address: str, stage: str, topic: str, note: str) -> None:
-    """Commit the beginning of partition 0 for a stage's group, with a note."""
-    consumer = Consumer({"bootstrap.servers": address, "group.id": group_of(stage)})
-    consumer.commit(offsets=[TopicPartition(topic, 0, 0, note)], asynchronous=False)
-    consumer.close()
+def set_position(address: str, stage: str, topic: str, offset: int, note: str = "") -> None:
+    """Commit an offset of partition 0 for a stage's group, as Kafka's tool does without a note."""
+    admin = AdminClient({"bootstrap.servers": address})
+    reached = TopicPartition(topic, 0, offset, note)
+
+    def is_set() -> bool:
+        asked = [ConsumerGroupTopicPartitions(group_of(stage), [reached])]
+        (altered,) = admin.alter_consumer_group_offsets(asked).values()
+        (place,) = altered.result(WAIT_SECONDS_MAX).topic_partitions
+        return place.error is None  # Static members are missed only after their session.
+
+    wait_until(is_set, "the group has no members")
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:

@@ -23,13 +23,13 @@ from streams.local_kafka import LocalKafka
 from tests.streams.guarded_kafka import GuardedKafka
 from tests.streams.on_kafka import (
     WAIT_SECONDS_MAX,
-    commit_note,
     committed,
     create,
     publish,
     read,
     run_to_its_end,
     running,
+    set_position,
     wait_until,
 )
 from tests.streams.recording import Recording
@@ -437,7 +437,7 @@ def test_records_that_retention_took_before_they_were_read_stop_the_sink(kafka: 
 def test_a_position_with_a_note_that_is_not_ours_stops_the_sink(kafka: str) -> None:
     create(kafka, 1, "deliver.garbled")
     publish(kafka, "deliver.garbled", numbered(0, 3))
-    commit_note(kafka, "garbled", "deliver.garbled", '{"through": 1}')
+    set_position(kafka, "garbled", "deliver.garbled", 0, '{"through": 1}')
     sink, stop = Recording("deliver.garbled"), threading.Event()
     with pytest.raises(Stop, match=r"offset of deliver\.garbled-0 cannot be read"):
         run_to_its_end(deliverer(kafka, "garbled", sink, stop), stop)

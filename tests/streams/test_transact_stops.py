@@ -8,7 +8,14 @@ import pytest
 
 from pipeline.errors import Stop
 from streams import session
-from tests.streams.on_kafka import commit_note, create, publish, running, wait_until
+from tests.streams.on_kafka import (
+    committed,
+    create,
+    publish,
+    running,
+    set_position,
+    wait_until,
+)
 from tests.streams.summing import Numbers, Summing
 from tests.streams.transacting import (
     delete_before,
@@ -25,10 +32,60 @@ def test_records_that_retention_took_before_they_were_read_stop_the_stage(kafka:
     run_until_done(kafka, stage, numbers)
     numbers.send(10)
     delete_before(kafka, stage.input_topic, 9)
-    with pytest.raises(Stop, match="deleted by retention") as stop:
+    what = r"deleted by retention.*\(overrun\.in 0 has offsets from 9 to before 15, and not 5\)"
+    with pytest.raises(Stop, match=what) as stop:
         run_to_its_end(kafka, stage)
     assert "lengthen the retention" in stop.value.remedy
     assert numbers.positions() == [5]
+
+
+def test_a_stage_goes_on_behind_what_retention_took_if_a_person_says_so(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STATE_SECONDS", 0.5)
+    numbers = Numbers(kafka, stage := Summing("given-up"), partitions=1)
+    numbers.send(5)
+    run_until_done(kafka, stage, numbers)
+    numbers.send(10)
+    delete_before(kafka, stage.input_topic, 9)
+    set_position(kafka, stage.name, stage.input_topic, 9)
+    for _ in range(2):
+        run_until_done(kafka, stage, numbers)
+        numbers.send(1)
+    batches = numbers.written()[0]
+    counted = [*range(5), *range(9, 16)]
+    assert [offset for offsets, _ in batches for offset in offsets] == counted
+    assert batches[-1][1] == sum(7 * number + 1 for number in counted)
+
+
+def test_a_position_behind_records_that_are_left_stops_the_stage(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STATE_SECONDS", 0.5)
+    numbers = Numbers(kafka, stage := Summing("set-too-far"), partitions=1)
+    numbers.send(5)
+    run_until_done(kafka, stage, numbers)
+    numbers.send(10)
+    delete_before(kafka, stage.input_topic, 9)
+    set_position(kafka, stage.name, stage.input_topic, 10)
+    with pytest.raises(Stop, match=r"ends at 5, but its offsets are committed up to 10") as stop:
+        run_to_its_end(kafka, stage)
+    assert "If somebody set the offsets" in stop.value.remedy
+
+
+def test_state_that_lost_what_was_counted_stops_the_stage_though_its_input_is_deleted(
+    kafka: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STATE_SECONDS", 0.5)
+    numbers = Numbers(kafka, stage := Summing("amnesiac"), partitions=1)
+    numbers.send(5)
+    run_until_done(kafka, stage, numbers)
+    _, note = committed(kafka, stage.name, stage.input_topic)[0]
+    numbers.send(10)
+    delete_before(kafka, stage.input_topic, 9)
+    set_position(kafka, stage.name, stage.input_topic, 9, note)
+    with pytest.raises(Stop, match=r"ends at 5, but its offsets are committed up to 9"):
+        run_to_its_end(kafka, stage)
 
 
 def test_state_that_was_cut_off_in_front_stops_the_stage(kafka: str) -> None:
@@ -60,7 +117,7 @@ def test_state_that_ends_before_its_offsets_stops_the_stage(
 def test_a_position_with_a_note_that_is_not_ours_stops_the_stage(kafka: str) -> None:
     numbers = Numbers(kafka, stage := Summing("noted"), partitions=1)
     numbers.send(5)
-    commit_note(kafka, stage.name, stage.input_topic, "garbled")
+    set_position(kafka, stage.name, stage.input_topic, 0, "garbled")
     with pytest.raises(Stop, match=r"offset of noted\.in-0 cannot be read: 'garbled'"):
         run_to_its_end(kafka, stage)
     assert numbers.written() == [[]]
