@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from confluent_kafka import KafkaError, KafkaException
+
 from pipeline.errors import Stop
 from pipeline.record import Outgoing, Record, Records
 
@@ -35,6 +37,17 @@ def unreadable_note(place: Place, note: str) -> Stop:
         remedy="Find what else commits to this consumer group, or upgrade this program; then set "
         "the group's offset again, with the note that it had.",
     )
+
+
+def count_of(topic: str, known: Mapping[str, int]) -> int:
+    """How many partitions a topic has, by what `Clients.partition_counts` says.
+
+    Raises:
+        KafkaException: it does not exist.
+    """
+    if topic not in known:
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, topic))
+    return known[topic]
 
 
 #: Called with the places that were given, or taken away, within `GroupConsumer.read`.

@@ -20,7 +20,7 @@ from confluent_kafka import (
 
 from pipeline.record import Outgoing, Record, Records
 from streams.client_log import ClientLog
-from streams.clients import Committed, Place, Rebalanced
+from streams.clients import Committed, Place, Rebalanced, count_of
 from streams.cluster import ask_for_topics
 from streams.connection_log import ConnectionLog
 from streams.failures import untangled
@@ -104,11 +104,12 @@ class ConfluentClients:
 
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions."""
-        return read_all(self._kafka, topic, self.partition_counts()[topic])
+        return read_all(self._kafka, topic, count_of(topic, self.partition_counts()))
 
     def firsts(self, topic: str) -> Iterator[Record]:
         """The first committed record of each partition that has one."""
-        return read_all(self._kafka, topic, self.partition_counts()[topic], only_firsts=True)
+        count = count_of(topic, self.partition_counts())
+        return read_all(self._kafka, topic, count, only_firsts=True)
 
 
 class ConfluentConsumer:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.errors import Stop
-from streams.clients import Clients, Committed, GroupConsumer, Place
+from streams.clients import Clients, Committed, GroupConsumer, Place, count_of
 from streams.stage import Stage, group_of
 
 _LENGTHEN = (
@@ -93,5 +93,5 @@ class Answers:
 
 
 def _committed(clients: Clients, consumer: GroupConsumer, topic: str) -> Mapping[Place, Committed]:
-    count = clients.partition_counts()[topic]
+    count = count_of(topic, clients.partition_counts())
     return consumer.committed([(topic, partition) for partition in range(count)])

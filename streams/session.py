@@ -14,11 +14,10 @@ from typing import Self
 
 import numpy as np
 import structlog
-from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Stop
 from pipeline.record import Outgoing, Records
-from streams.clients import Clients, Committed, Place
+from streams.clients import Clients, Committed, Place, count_of
 from streams.forgotten import require_first_start
 from streams.stage import MOVE_ON_SECONDS, Stage
 from streams.state_note import read_state_note, state_note
@@ -153,11 +152,7 @@ class Session:
         """How many partitions the input has, as has the state."""
         known = self._clients.partition_counts()
         wanted = [self._stage.input_topic, self._stage.state_topic]
-        counts = []
-        for topic in filter(None, wanted):
-            if topic not in known:
-                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, topic))
-            counts.append(known[topic])
+        counts = [count_of(topic, known) for topic in filter(None, wanted)]
         if len(set(counts)) > 1:
             raise Stop(
                 f"{wanted[0]} has {counts[0]} partitions, but {wanted[1]} has {counts[1]}.",

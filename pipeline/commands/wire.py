@@ -168,7 +168,8 @@ def _stripe() -> Run:
     from streams.forgotten import Answers
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
-        require_topic(settings.kafka(), OUTBOX.name)
+        for topic in (OUTBOX, DELIVERIES):
+            require_topic(settings.kafka(), topic.name)
         clients = ConfluentClients(settings.kafka())
         client = stripe_client(settings.stripe_api_key, settings.stripe_api_base)
         Deliverer(

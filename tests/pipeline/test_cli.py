@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import COMMANDS
-from schemas.topics import FORECASTS, TOTALS
+from schemas.topics import FORECASTS, OUTBOX, TOTALS
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
+from tests.streams.on_kafka import create
 
 MAIN = "import sys; from pipeline.cli import main; main()"
 
@@ -166,6 +167,18 @@ def test_a_watch_that_starts_before_its_topics_are_there_ends_and_says_so(tmp_pa
             assert f"has no topic {missing.name}" in errors
             assert "Create the topics with `meterline topics`" in errors
             create_topics({"bootstrap.servers": broker.address}, [missing])
+
+
+def test_stripe_that_starts_before_its_answers_have_a_topic_ends_and_says_so() -> None:
+    with LocalKafka() as broker:
+        create(broker.address, 1, OUTBOX.name)
+        code, _, errors = meterline(
+            *("run", "stripe"),
+            METERLINE_BOOTSTRAP_SERVERS=broker.address,
+            METERLINE_STRIPE_API_KEY="sk_test_none",
+        )
+    assert code == 2, errors
+    assert "has no topic usage.deliveries" in errors
 
 
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:

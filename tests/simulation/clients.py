@@ -9,7 +9,7 @@ from itertools import islice
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.record import Outgoing, Record, Records
-from streams.clients import Committed, Place, Rebalanced
+from streams.clients import Committed, Place, Rebalanced, count_of
 from streams.stage import group_of, member_of
 from tests.simulation.broker import Broker, Transaction, refusal
 from tests.simulation.groups import Membership
@@ -91,12 +91,12 @@ class SimulatedClients:
 
     def read_all(self, topic: str) -> Iterator[Record]:
         """Committed records of all partitions."""
-        for partition in range(self._broker.topics[topic]):
+        for partition in range(count_of(topic, self._broker.topics)):
             yield from self.read_to_end(topic, partition, self._broker.logs[topic, partition].start)
 
     def firsts(self, topic: str) -> Iterator[Record]:
         """The first committed record of each partition that has one."""
-        for partition in range(self._broker.topics[topic]):
+        for partition in range(count_of(topic, self._broker.topics)):
             start = self._broker.logs[topic, partition].start
             yield from islice(self.read_to_end(topic, partition, start), 1)
 

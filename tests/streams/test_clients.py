@@ -291,7 +291,9 @@ def test_a_position_that_retention_has_overrun_is_an_error(kafka_either: Kafka) 
     kafka_either.run(scenario)
 
 
-def test_what_exists_is_known_and_what_does_not_cannot_be_written_to(kafka_either: Kafka) -> None:
+def test_what_exists_is_known_and_what_does_not_is_neither_written_nor_read(
+    kafka_either: Kafka,
+) -> None:
     clients = kafka_either.clients
     kafka_either.create(3, "known")
 
@@ -300,6 +302,10 @@ def test_what_exists_is_known_and_what_does_not_cannot_be_written_to(kafka_eithe
         with pytest.raises(KafkaException) as error:
             clients.writer("known", "a").write(records("unknown-topic", b"1"))
         assert code_of(error) in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+        for read in (clients.read_all, clients.firsts):
+            with pytest.raises(KafkaException) as error:
+                list(read("unknown-topic"))
+            assert code_of(error) == KafkaError.UNKNOWN_TOPIC_OR_PART
 
     kafka_either.run(scenario)
 

@@ -199,6 +199,16 @@ def test_a_partition_without_answers_begins_at_its_beginning(kafka: str) -> None
     assert len(answering.run({0: 1, 1: 2}).values) == 1
 
 
+def test_a_topic_of_answers_that_does_not_exist_is_named(kafka: str) -> None:
+    create(kafka, 1, "mute.asked")
+    clients = ConfluentClients({"bootstrap.servers": kafka})
+    answers = Answers(clients, "mute.asked", "mute.answers")
+    consumer = clients.consumer("mute", "a")
+    with pytest.raises(KafkaException, match=r"mute\.answers"):
+        answers.require_positions("mute", consumer)
+    consumer.close()
+
+
 def test_a_first_start_that_died_before_its_answers_goes_on(kafka: str) -> None:
     answering = Answering(kafka, "stillborn")
     answering.ask(0, b"a")
