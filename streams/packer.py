@@ -81,9 +81,14 @@ class Packer:
         self._thread = threading.Thread(target=self._run, name="meterline-packer", daemon=True)
         self._thread.start()
 
-    def add(self, value: bytes, key: bytes | None, arrived: Arrived | None) -> None:
-        """Let an event wait; sends its pack once it is full. Raises like `partition_count`."""
+    def add(self, value: bytes, key: bytes | None, arrived: Arrived | None) -> bool:
+        """Let an event wait; sends its pack once it is full. Raises like `partition_count`.
+
+        Takes nothing once it is closed: whether it took this.
+        """
         with self._lock:
+            if self._closed.is_set():
+                return False
             partition = self._partition(key)
             pack = self._packs.get(partition)
             if pack is not None and pack.size + len(value) > self.bytes_max:
@@ -98,6 +103,7 @@ class Packer:
             pack.size += len(value)
             if len(pack.values) >= self._events_max:
                 self._send_pack(partition)
+            return True
 
     def make_way(self, key: bytes | None) -> None:
         """Send what a record of this key must not overtake. Raises like `partition_count`."""
@@ -111,7 +117,10 @@ class Packer:
                 self._send_pack(partition)
 
     def close(self) -> None:
-        """Stop looking for packs that have waited; none must be left."""
+        """Take nothing more, and stop looking for packs that have waited; `send_all` is to follow.
+
+        A pack that was full is on its way then.
+        """
         self._closed.set()
         self._thread.join()
 

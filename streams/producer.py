@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias
@@ -33,6 +35,9 @@ _PACKED: _Headers = [("content-type", PACKED.encode())]
 _POLL_SECONDS = 0.1
 _NAMED_MAX = 100
 
+#: How often `flush` looks whether what it waits for is safe, while others send.
+_LOOK_SECONDS = 0.01
+
 #: The client library looks for messages that timed out once a second.
 _TIMEOUT_CHECK_SECONDS = 2.0
 
@@ -54,6 +59,17 @@ class DeliveryFailed(MeterlineError):
 #: record is older than a day (producer.id.expiration.ms), and can then take a later batch before an
 #: earlier one, which it loses; with one batch in flight it can only take one twice.
 KEEPS_ARRIVALS: Final = {"max.in.flight.requests.per.connection": "1"}
+
+
+@dataclass(slots=True)
+class _Epoch:
+    """The events between two flushes: of how many nobody knows yet what became of them.
+
+    Counted without a lock, which would be a tenth of what a `send` costs: with the lock of CPython,
+    which the client library needs, no thread comes between where no call and no loop is.
+    """
+
+    unsettled: int = 0
 
 
 class Producer:
@@ -118,11 +134,15 @@ class Producer:
                 f"The producer's settings are faulty: {error}.",
                 remedy="Correct bootstrap_servers and the kafka settings.",
             ) from error
-        self._lock = threading.Lock()
+        # Whoever handles a signal may send or flush as well.
+        self._lock = threading.RLock()
+        self._epochs: list[_Epoch] = []
+        self._begin_epoch()
         self._failed = 0
         self._failed_keys: list[str] = []
         self._why = ""
-        self._closed = threading.Event()
+        #: Nothing more is taken; what was taken goes on until the end.
+        self._closed, self._ended = threading.Event(), threading.Event()
         # Serves acknowledgements also while the service sends nothing.
         self._poller = threading.Thread(target=self._poll, name="meterline-producer", daemon=True)
         self._poller.start()
@@ -164,25 +184,31 @@ class Producer:
             self._raise_failures()
         if self._packer is not None and not self._closed.is_set():
             is_plain = headers is _CONTENT_TYPE and timestamp_ms is None
-            if is_plain and value and len(value) <= self._packer.bytes_max:
-                self._packer.add(value, key, arrived)
+            if not is_plain or not value or len(value) > self._packer.bytes_max:
+                self._packer.make_way(key)
+            elif self._packer.add(value, key, arrived):
                 return
-            self._packer.make_way(key)
-        told: _Told = self._delivered
+        told = None
         if arrived is not None or headers is not _CONTENT_TYPE:
             told = partial(self._delivered, headers=headers, arrived=arrived)
-        self._produce(value, key, headers, told, timestamp_ms or 0)
+        self._produce(value, key, headers, told, self._closed, timestamp_ms or 0)
 
     def _produce(
         self,
         value: bytes | None,
         key: bytes | None,
         headers: _Headers,
-        told: _Told,
+        told: Callable[..., None] | None,
+        ended: threading.Event,
         timestamp_ms: int = 0,
         partition: int = ANY_PARTITION,
+        count: int = 1,
     ) -> None:
-        while not self._closed.is_set():
+        """Queue a record of `count` events. `told` is given their epoch before all else."""
+        while not ended.is_set():
+            # Nothing is called between these, so that no other thread can begin an epoch there.
+            epoch, plain = self._sending
+            epoch.unsettled += count
             try:
                 self._producer.produce(
                     self._topic,
@@ -191,40 +217,54 @@ class Producer:
                     partition=partition,
                     headers=list(headers),
                     timestamp=timestamp_ms,
-                    on_delivery=told,
+                    on_delivery=plain if told is None else partial(told, epoch),
                 )
-                return
+                break
             except BufferError:
-                self._closed.wait(0.01)
-            except KafkaException as error:
+                epoch.unsettled -= count
+                ended.wait(0.01)
+            except Exception as error:
+                epoch.unsettled -= count
+                if not isinstance(error, KafkaException):
+                    raise
                 raise Stop(
                     f"The event cannot be sent: {error.args[0].str()}.",
                     remedy="Keep an event below 1 MiB; check the topic's name and rights.",
                 ) from error
-        raise Stop("The producer is closed.", remedy="Send before leaving the with block.")
+        # Asked again: what comes while it ends, its last flush may not have waited for.
+        if ended.is_set():
+            raise Stop("The producer is closed.", remedy="Send before leaving the with block.")
 
     def flush(self) -> None:
-        """Wait until everything sent so far is safe in Kafka.
+        """Wait until everything sent so far is safe in Kafka, not for what others send meanwhile.
 
         Raises:
             DeliveryFailed: when some of it is not.
         """
         if self._packer is not None:
             self._packer.send_all()
-        left = self._producer.flush(self._timeout_seconds + _TIMEOUT_CHECK_SECONDS)
+        before = self._begin_epoch()
+        ends = time.monotonic() + self._timeout_seconds + _TIMEOUT_CHECK_SECONDS
+        while left := sum(epoch.unsettled for epoch in before):
+            if not self._producer.flush(_LOOK_SECONDS):
+                left = 0  # another thread is still at its `send`
+                break
+            if time.monotonic() > ends:
+                break
         self._raise_failures()
         if left:
             raise DeliveryFailed(left, [], f"no answer in {self._timeout_seconds} s")
 
     def close(self) -> None:
-        """Flush and stop. Raises like `flush`."""
+        """Take nothing more, flush and stop. Raises like `flush`."""
+        self._closed.set()
         try:
-            self.flush()
-        finally:
-            self._closed.set()
-            self._poller.join()
             if self._packer is not None:
                 self._packer.close()
+            self.flush()
+        finally:
+            self._ended.set()
+            self._poller.join()
 
     def __enter__(self) -> Self:
         return self
@@ -238,11 +278,22 @@ class Producer:
         self.close()
 
     def _poll(self) -> None:
-        while not self._closed.is_set():
+        while not self._ended.is_set():
             self._producer.poll(_POLL_SECONDS)
+
+    def _begin_epoch(self) -> list[_Epoch]:
+        """Count anew what is sent from now on; the epochs before of which some is unsettled."""
+        epoch = _Epoch()
+        with self._lock:
+            #: Where events are counted now, and who is told of those that bring nobody.
+            self._sending = epoch, partial(self._delivered, epoch)
+            before = [epoch for epoch in self._epochs if epoch.unsettled]
+            self._epochs = [*before, epoch]
+        return before
 
     def _delivered(
         self,
+        epoch: _Epoch,
         error: KafkaError | None,
         message: Message,
         headers: _Headers = _CONTENT_TYPE,
@@ -250,13 +301,15 @@ class Producer:
     ) -> None:
         if error is None:
             if not has_place(message):
-                told = partial(self._delivered, headers=headers, arrived=arrived)
+                told = partial(self._delivered, epoch, headers=headers, arrived=arrived)
                 self._send_again(message, headers, told)
-            elif arrived is not None:
+                return
+            if arrived is not None:
                 arrived(Position(message.partition() or 0, message.offset() or 0))
-            return
-        key = message.key()
-        self._note_failed([key.encode() if isinstance(key, str) else key], error.str())
+        else:
+            key = message.key()
+            self._note_failed([key.encode() if isinstance(key, str) else key], error.str())
+        epoch.unsettled -= 1
 
     def _send_pack(self, partition: int, pack: Pack) -> None:
         """Send a pack; if it must not travel as one, its events one by one."""
@@ -264,24 +317,30 @@ class Producer:
             value = pack.joined() if len(pack.values) > 1 else None
             if value is not None:
                 told = partial(self._pack_delivered, pack)
-                self._produce(value, None, _PACKED, told, partition=partition)
+                count = len(pack.values)
+                self._produce(
+                    value, None, _PACKED, told, self._ended, partition=partition, count=count
+                )
                 return
             for place, (event, key) in enumerate(zip(pack.values, pack.keys, strict=True)):
                 alone = partial(self._delivered, arrived=pack.arrived.get(place))
-                self._produce(event, key, _CONTENT_TYPE, alone, partition=partition)
+                self._produce(event, key, _CONTENT_TYPE, alone, self._ended, partition=partition)
         except Stop as error:
             # Its events were sent by others than whoever is here now.
             self._note_failed(pack.keys, str(error))
 
-    def _pack_delivered(self, pack: Pack, error: KafkaError | None, message: Message) -> None:
+    def _pack_delivered(
+        self, pack: Pack, epoch: _Epoch, error: KafkaError | None, message: Message
+    ) -> None:
         if error is not None:
             self._note_failed(pack.keys, error.str())
+        elif not has_place(message):
+            self._send_again(message, _PACKED, partial(self._pack_delivered, pack, epoch))
             return
-        if not has_place(message):
-            self._send_again(message, _PACKED, partial(self._pack_delivered, pack))
-            return
-        for place, arrived in pack.arrived.items():
-            arrived(Position(message.partition() or 0, message.offset() or 0, place))
+        else:
+            for place, arrived in pack.arrived.items():
+                arrived(Position(message.partition() or 0, message.offset() or 0, place))
+        epoch.unsettled -= len(pack.values)
 
     def _send_again(self, message: Message, headers: _Headers, told: _Told) -> None:
         """Send what may not have arrived once more: what comes twice counts once.

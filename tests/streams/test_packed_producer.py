@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -16,7 +17,7 @@ from pipeline.unpack import unpacked
 from schemas.usage_event import PACKED
 from streams.producer import DeliveryFailed, Producer
 from tests.streams.on_kafka import create, read, wait_until
-from tests.streams.test_producer import event
+from tests.streams.test_producer import event, sending_all_the_time
 
 PACKED_HEADERS = (("content-type", PACKED.encode()),)
 #: So long that no test waits for it.
@@ -106,6 +107,19 @@ def test_threads_share_a_producer_and_each_customer_keeps_its_order(kafka: str) 
         list(pool.map(send, range(8)))
     for customer in range(8):
         assert numbers(kafka, "packed.threads", f"cus_{customer}") == list(range(300))
+
+
+def test_what_is_accepted_while_the_producer_is_closed_arrives_and_the_rest_is_refused(
+    kafka: str,
+) -> None:
+    create(kafka, 1, "packed.close_meanwhile")
+    taken = 0
+    for _ in range(10):
+        producer = Producer(kafka, topic="packed.close_meanwhile", pack_events=50)
+        with sending_all_the_time(producer) as accepted:
+            time.sleep(0.05)
+        taken += sum(accepted)
+    assert len(list(events(kafka, "packed.close_meanwhile"))) >= taken
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from random import Random
 
@@ -13,6 +15,7 @@ import pytest
 
 from pipeline.errors import Stop
 from pipeline.record import Record
+from pipeline.reject import Position
 from schemas.usage_event import UsageEvent
 from streams.local_kafka import LocalKafka
 from streams.producer import DeliveryFailed, Producer
@@ -72,6 +75,76 @@ def test_threads_share_a_producer_and_each_customer_keeps_its_order(kafka: str) 
     records = read(kafka, "producer.threads")
     for customer in range(8):
         assert numbers(records, b"cus_%d" % customer) == list(range(300))
+
+
+@contextmanager
+def sending_all_the_time(producer: Producer) -> Iterator[list[int]]:
+    """Four threads send until the producer is closed; how many events of each were accepted."""
+    accepted = [0] * 4
+
+    def send(number: int) -> None:
+        with suppress(Stop):
+            while True:
+                producer.send(event(accepted[number], f"cus_{number}"))
+                accepted[number] += 1
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield accepted
+    finally:
+        producer.close()
+        for thread in threads:
+            thread.join()
+
+
+@pytest.mark.parametrize("pack_events", [1, 2])
+def test_flush_waits_for_what_was_sent_before_it_while_others_send_on(
+    kafka: str, pack_events: int
+) -> None:
+    """Each record that has arrived makes another one, so that the queue is never empty."""
+    topic = f"producer.send_on.{pack_events}"
+    create(kafka, 1, topic)
+    producer = Producer(kafka, topic=topic, pack_events=pack_events, timeout_seconds=1)
+    safe: list[Position] = []
+
+    def send_on(position: Position) -> None:
+        safe.append(position)
+        with suppress(Stop):
+            producer.send_raw(b"{}", arrived=send_on)
+            if pack_events == 2:
+                producer.send_raw(b"{}")
+
+    send_on(Position(0, -1))
+    for _ in range(3):
+        before = len(safe)
+        producer.flush()
+        assert len(safe) > before
+    producer.close()
+
+
+def test_flush_again_waits_for_what_an_interrupted_flush_did_not(kafka: str) -> None:
+    create(kafka, 1, "producer.flush_again")
+    producer = Producer(kafka, topic="producer.flush_again")
+    safe: list[Position] = []
+    producer.send_raw(b"{}", arrived=safe.append)
+    producer._begin_epoch()
+    producer.flush()
+    assert safe
+    producer.close()
+
+
+def test_what_is_accepted_while_the_producer_is_closed_arrives_and_the_rest_is_refused(
+    kafka: str,
+) -> None:
+    create(kafka, 1, "producer.close_meanwhile")
+    producer = Producer(kafka, topic="producer.close_meanwhile")
+    with sending_all_the_time(producer) as accepted:
+        time.sleep(0.2)
+    records = read(kafka, "producer.close_meanwhile")
+    for number, count in enumerate(accepted):
+        assert numbers(records, b"cus_%d" % number)[:count] == list(range(count))
 
 
 def test_raw_bytes_arrive_as_they_are_with_their_arrival_time(kafka: str) -> None:
