@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,6 +86,8 @@ class Producer:
     as without packing, so the order per customer holds all the same. Events share the fate of
     their record: they are safe, or have failed, together.
 
+    It belongs to the process that made it: a fork has none of its threads, and refuses to send.
+
     `kafka` adds to or replaces settings of librdkafka, e.g. credentials.
 
     Raises:
@@ -111,6 +115,7 @@ class Producer:
                 remedy=f"Pack up to {PACKED_EVENTS_MAX} events and {PACKED_BYTES_MAX // 2} bytes; "
                 "above 1 MiB see to it that the broker takes such records.",
             )
+        self._is_forked = False
         self._topic = topic
         self._timeout_seconds = timeout_seconds
         try:
@@ -155,6 +160,7 @@ class Producer:
                 bytes_max=pack_bytes,
                 linger_ms=linger_ms,
             )
+        _made.add(self)
 
     def send(self, event: UsageEvent) -> None:
         """Queue one event; blocks while the queue is full. Raises like `send_raw`."""
@@ -178,8 +184,11 @@ class Producer:
         Raises:
             DeliveryFailed: when events sent before failed for good.
             Retry: when the first event is to be packed, and no broker answers.
-            Stop: when the producer was closed, or Kafka's client refuses the event.
+            Stop: when the producer was closed, or made before a fork, or Kafka's client refuses the
+                event.
         """
+        if self._is_forked:
+            raise _forked()
         if self._failed:
             self._raise_failures()
         if self._packer is not None and not self._closed.is_set():
@@ -240,7 +249,10 @@ class Producer:
 
         Raises:
             DeliveryFailed: when some of it is not.
+            Stop: when the producer was made before a fork.
         """
+        if self._is_forked:
+            raise _forked()
         if self._packer is not None:
             self._packer.send_all()
         before = self._begin_epoch()
@@ -257,6 +269,8 @@ class Producer:
 
     def close(self) -> None:
         """Take nothing more, flush and stop. Raises like `flush`."""
+        if self._is_forked:
+            raise _forked()
         self._closed.set()
         try:
             if self._packer is not None:
@@ -394,3 +408,24 @@ class Producer:
             failed = DeliveryFailed(self._failed, self._failed_keys, self._why)
             self._failed, self._failed_keys = 0, []
         raise failed
+
+
+#: All producers of this process, as long as somebody has them.
+_made: weakref.WeakSet[Producer] = weakref.WeakSet()
+
+
+def _mark_forked() -> None:
+    """The child has none of the threads that would deliver, and perhaps locks that they held."""
+    for producer in _made:
+        producer._is_forked = True
+
+
+def _forked() -> Stop:
+    return Stop(
+        "The producer was made before this process was forked, and cannot deliver here.",
+        remedy="Make one in each worker: in post_fork of gunicorn, worker_process_init of Celery, "
+        "the initializer of a multiprocessing pool.",
+    )
+
+
+os.register_at_fork(after_in_child=_mark_forked)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -285,3 +287,36 @@ def test_a_closed_producer_takes_nothing_more(kafka: str) -> None:
 def test_faulty_settings_are_told_apart_from_an_outage() -> None:
     with pytest.raises(Stop, match="settings are faulty"):
         Producer("127.0.0.1:1", kafka={"no.such.setting": "1"})
+
+
+@pytest.mark.parametrize("pack_events", [1, 10])
+def test_a_fork_is_told_to_make_a_producer_of_its_own_and_ends(
+    kafka: str, pack_events: int
+) -> None:
+    topic = f"producer.forked.{pack_events}"
+    create(kafka, 1, topic)
+    forking = f"""
+import os, sys
+from meterline import Producer, Stop
+
+producer = Producer({kafka!r}, topic={topic!r}, pack_events={pack_events}, linger_ms=5_000)
+producer.send_raw(b'{{"of": "the parent"}}', key=b"cus_1")
+child = os.fork()
+if child:
+    print("The child ended with", os.waitpid(child, 0)[1])
+    producer.close()
+    sys.exit()
+for act in (lambda: producer.send_raw(b"{{}}"), producer.flush, producer.close):
+    try:
+        act()
+    except Stop as stop:
+        print(stop.remedy.split(":")[0], flush=True)
+with Producer({kafka!r}, topic={topic!r}) as producer:
+    producer.send_raw(b'{{"of": "the child"}}', key=b"cus_1")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", forking], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.splitlines() == ["Make one in each worker"] * 3 + ["The child ended with 0"]
+    found = [record.value for record in read(kafka, topic)]
+    assert found == [b'{"of": "the child"}', b'{"of": "the parent"}']
