@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
@@ -178,8 +179,9 @@ class Producer:
         """Queue bytes as they are: one CloudEvent in structured mode, unless `headers` differ.
 
         `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time. Once it is safe,
-        `arrived` is told where it lies. A producer that packs sends alone, in its turn, what has
-        headers or an arrival time of its own, is no JSON or has blanks around it.
+        `arrived` is told where it lies; what that raises goes to `threading.excepthook`. A producer
+        that packs sends alone, in its turn, what has headers or an arrival time of its own, is no
+        JSON or has blanks around it.
 
         Raises:
             DeliveryFailed: when events sent before failed for good.
@@ -319,7 +321,7 @@ class Producer:
                 self._send_again(message, headers, told)
                 return
             if arrived is not None:
-                arrived(Position(message.partition() or 0, message.offset() or 0))
+                _tell(arrived, message)
         else:
             key = message.key()
             self._note_failed([key.encode() if isinstance(key, str) else key], error.str())
@@ -353,7 +355,7 @@ class Producer:
             return
         else:
             for place, arrived in pack.arrived.items():
-                arrived(Position(message.partition() or 0, message.offset() or 0, place))
+                _tell(arrived, message, place)
         epoch.unsettled -= len(pack.values)
 
     def _send_again(self, message: Message, headers: _Headers, told: _Told) -> None:
@@ -408,6 +410,15 @@ class Producer:
             failed = DeliveryFailed(self._failed, self._failed_keys, self._why)
             self._failed, self._failed_keys = 0, []
         raise failed
+
+
+def _tell(arrived: Arrived, message: Message, place: int = 0) -> None:
+    try:
+        arrived(Position(message.partition() or 0, message.offset() or 0, place))
+    except Exception:
+        # Not the sender's thread, and what else is acknowledged is to be heard of.
+        current = threading.current_thread()
+        threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), current)))
 
 
 #: All producers of this process, as long as somebody has them.

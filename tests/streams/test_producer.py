@@ -21,7 +21,7 @@ from pipeline.reject import Position
 from schemas.usage_event import UsageEvent
 from streams.local_kafka import LocalKafka
 from streams.producer import DeliveryFailed, Producer
-from tests.streams.on_kafka import create, read
+from tests.streams.on_kafka import create, read, wait_until
 
 
 def event(number: int, customer: str) -> UsageEvent:
@@ -287,6 +287,28 @@ def test_a_closed_producer_takes_nothing_more(kafka: str) -> None:
 def test_faulty_settings_are_told_apart_from_an_outage() -> None:
     with pytest.raises(Stop, match="settings are faulty"):
         Producer("127.0.0.1:1", kafka={"no.such.setting": "1"})
+
+
+@pytest.mark.parametrize("pack_events", [1, 10])
+def test_an_error_of_whoever_hears_of_an_arrival_is_reported_and_all_else_goes_on(
+    kafka: str, pack_events: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda error: reported.append(error.exc_type))
+    topic = f"producer.hears.{pack_events}"
+    create(kafka, 1, topic)
+    heard: list[Position] = []
+
+    def fail(_: Position) -> None:
+        raise LookupError("of the service")
+
+    with Producer(kafka, topic=topic, pack_events=pack_events) as producer:
+        for arrived in (fail, heard.append, fail, heard.append):
+            producer.send_raw(b"{}", arrived=arrived)
+        wait_until(lambda: len(heard) == 2, "the others have heard of it")
+        producer.send_raw(b"{}", arrived=heard.append)
+        wait_until(lambda: len(heard) == 3, "what is sent then is heard of")
+    assert reported == [LookupError, LookupError]
 
 
 @pytest.mark.parametrize("pack_events", [1, 10])
