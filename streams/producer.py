@@ -184,25 +184,27 @@ class Producer:
         JSON or has blanks around it.
 
         Raises:
-            DeliveryFailed: when events sent before failed for good.
-            Retry: when the first event is to be packed, and no broker answers.
+            DeliveryFailed: when events sent before failed for good; this one is queued then, too.
+            Retry: when the first event is to be packed, and no broker answers; it is not queued.
             Stop: when the producer was closed, or made before a fork, or Kafka's client refuses the
-                event.
+                event; it is not queued.
         """
         if self._is_forked:
             raise _forked()
-        if self._failed:
-            self._raise_failures()
         if self._packer is not None and not self._closed.is_set():
             is_plain = headers is _CONTENT_TYPE and timestamp_ms is None
             if not is_plain or not value or len(value) > self._packer.bytes_max:
                 self._packer.make_way(key)
             elif self._packer.add(value, key, arrived):
+                if self._failed:
+                    self._raise_failures()
                 return
         told = None
         if arrived is not None or headers is not _CONTENT_TYPE:
             told = partial(self._delivered, headers=headers, arrived=arrived)
         self._produce(value, key, headers, told, self._closed, timestamp_ms or 0)
+        if self._failed:
+            self._raise_failures()
 
     def _produce(
         self,

@@ -82,7 +82,9 @@ def send_lines(
     sent = Sent() if sent is None else sent
     for line in lines:
         try:
-            _queue(producer, line, sent)
+            producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+        except DeliveryFailed as failure:
+            sent.note(failure)  # of earlier ones: this one is queued
         except Stop as refusal:
             sent.failed += 1
             sent.why = refusal.message
@@ -178,16 +180,6 @@ def _producer(settings: Settings) -> Iterator[Producer]:
     finally:
         with contextlib.suppress(DeliveryFailed):
             producer.close()
-
-
-def _queue(producer: Producer, line: Line, sent: Sent) -> None:
-    """Queue one line, past the news of earlier ones that failed."""
-    while True:
-        try:
-            producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
-            return
-        except DeliveryFailed as failure:
-            sent.note(failure)
 
 
 def _mapping(file: Path, mapped: list[str], constant: list[str], utc: bool) -> CsvMapping:

@@ -186,6 +186,17 @@ def test_a_record_that_fails_fails_with_each_of_its_events(kafka: str) -> None:
     assert numbers(kafka, "packed.refused", "cus_1") == [31]
 
 
+def test_the_event_whose_send_tells_of_a_failure_is_packed_all_the_same(kafka: str) -> None:
+    create(kafka, 1, "packed.next", **{"max.message.bytes": "1000"})
+    producer = Producer(kafka, topic="packed.next", pack_events=2, linger_ms=NEVER_MS)
+    producer.send_raw(Random(1).randbytes(2_000), headers=[])
+    wait_until(lambda: producer._failed > 0, "it has failed")
+    with pytest.raises(DeliveryFailed, match="1 usage events were not delivered"):
+        producer.send(event(1, "cus_1"))
+    producer.close()
+    assert numbers(kafka, "packed.next", "cus_1") == [1]
+
+
 def test_partitions_that_are_added_are_used_after_what_waits_is_sent(
     kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
