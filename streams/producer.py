@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -80,6 +81,7 @@ class Producer:
 
     Usable from many threads and as a context manager. Delivery errors are raised by the next
     `send`, by `flush` or at the end of the `with` block: an event is safe once `flush` returned.
+    A program that ends without that still waits for its events, and says on stderr what is lost.
 
     With `pack_events` above 1, up to so many events, or `pack_bytes`, travel in one Kafka record,
     and each waits at most `linger_ms` for others: that costs this process, the broker and every
@@ -439,6 +441,18 @@ def _forked() -> Stop:
         remedy="Make one in each worker: in post_fork of gunicorn, worker_process_init of Celery, "
         "the initializer of a multiprocessing pool.",
     )
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """The threads that deliver still run here: they are no longer there once modules go."""
+    for producer in list(_made):
+        if producer._is_forked or producer._closed.is_set():
+            continue
+        try:
+            producer.close()
+        except DeliveryFailed as failure:
+            print(failure, file=sys.stderr)
 
 
 os.register_at_fork(after_in_child=_mark_forked)

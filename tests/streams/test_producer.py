@@ -342,3 +342,36 @@ with Producer({kafka!r}, topic={topic!r}) as producer:
     assert done.stdout.splitlines() == ["Make one in each worker"] * 3 + ["The child ended with 0"]
     found = [record.value for record in read(kafka, topic)]
     assert found == [b'{"of": "the child"}', b'{"of": "the parent"}']
+
+
+def ends_without_close(address: str, topic: str, pack_events: int) -> str:
+    """What a program says on stderr that sends three events and ends."""
+    sending = f"""
+from meterline import Producer
+
+quiet = {{"log_level": "0"}}
+how = dict(topic={topic!r}, pack_events={pack_events}, linger_ms=900, timeout_seconds=1)
+producer = Producer({address!r}, kafka=quiet, **how)
+for number in range(3):
+    producer.send_raw(b"{{}}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", sending], capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stderr
+
+
+@pytest.mark.parametrize("pack_events", [1, 10])
+def test_a_program_that_ends_without_close_waits_for_its_events(
+    kafka: str, pack_events: int
+) -> None:
+    topic = f"producer.ends.{pack_events}"
+    create(kafka, 1, topic)
+    assert not ends_without_close(kafka, topic, pack_events)
+    assert sum((record.value or b"").count(b"{}") for record in read(kafka, topic)) == 3
+
+
+@pytest.mark.parametrize("pack_events", [1, 10])
+def test_a_program_that_ends_without_close_says_what_it_could_not_send(pack_events: int) -> None:
+    said = ends_without_close("127.0.0.1:1", "producer.ends", pack_events)
+    assert "3 usage events were not delivered" in said
