@@ -42,6 +42,9 @@ _NAMED_MAX = 100
 #: How often `flush` looks whether what it waits for is safe, while others send.
 _LOOK_SECONDS = 0.01
 
+#: The client library counts whole milliseconds in 32 bits, and takes 0 for as long as ever.
+_TIMEOUT_MS_MIN, _TIMEOUT_MS_MAX = 1, 2**31 - 1
+
 #: The client library looks for messages that timed out once a second.
 _TIMEOUT_CHECK_SECONDS = 2.0
 
@@ -91,6 +94,8 @@ class Producer:
 
     It belongs to the process that made it: a fork has none of its threads, and refuses to send.
 
+    An event that is not acknowledged within `timeout_seconds` has failed.
+
     `kafka` adds to or replaces settings of librdkafka, e.g. credentials.
 
     Raises:
@@ -117,6 +122,11 @@ class Producer:
                 f"pack_events is {pack_events} and pack_bytes {pack_bytes}.",
                 remedy=f"Pack up to {PACKED_EVENTS_MAX} events and {PACKED_BYTES_MAX // 2} bytes; "
                 "above 1 MiB see to it that the broker takes such records.",
+            )
+        if not _TIMEOUT_MS_MIN <= timeout_seconds * 1000 <= _TIMEOUT_MS_MAX:
+            raise Stop(
+                f"timeout_seconds is {timeout_seconds}.",
+                remedy="Say for how many seconds an event may be on its way: 120, or 0.5.",
             )
         self._is_forked = False
         self._topic = topic

@@ -284,6 +284,12 @@ def test_a_closed_producer_takes_nothing_more(kafka: str) -> None:
         producer.send(event(1, "cus_1"))
 
 
+@pytest.mark.parametrize("seconds", [0, -1, 0.0001, float("nan"), float("inf"), 1e10])
+def test_a_time_out_that_is_none_is_refused(seconds: float) -> None:
+    with pytest.raises(Stop, match="timeout_seconds is"):
+        Producer("127.0.0.1:1", timeout_seconds=seconds)
+
+
 def test_faulty_settings_are_told_apart_from_an_outage() -> None:
     with pytest.raises(Stop, match="settings are faulty"):
         Producer("127.0.0.1:1", kafka={"no.such.setting": "1"})
