@@ -44,7 +44,7 @@ class _Lane:
 
     name: _Name
     deltas: list[tuple[Delta, Progress]] = field(default_factory=list)
-    failure: BaseException | None = None
+    failure: Retry | None = None
 
     def is_settled(self) -> bool:
         """Whether nothing of it is left to send."""
@@ -52,7 +52,7 @@ class _Lane:
 
     def fails_alone(self) -> bool:
         """Whether it failed, and Stripe did not ask everybody to wait."""
-        return isinstance(self.failure, Retry) and self.failure.after_seconds is None
+        return self.failure is not None and self.failure.after_seconds is None
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,7 @@ class StripeSink:
         rested = {name for name, again_at in self._failing.items() if again_at <= began}
         self._send((lane for lane in lanes.values() if lane.name in rested), write, tries=1)
         self._remember_failing(lanes, rests=write.settled.is_set())
-        refusal = _refusal([lane for lane in lanes.values() if lane.failure is not None], write)
-        return self._written(batch, refusal)
+        return self._written(batch, _refusal(lanes.values(), write))
 
     def _known(self, record: Record) -> tuple[Delta, Progress]:
         """A record's delta, and what is known of it, from this process or from an earlier one."""
@@ -205,10 +204,13 @@ class StripeSink:
     ) -> Written:
         outgoing = []
         waiting: list[Record] = []
+        ends: dict[tuple[str, int], int] = {}
         first_waiting: dict[tuple[str, int], int] = {}
         for record, _, progress in batch:
             place = (record.topic, record.partition)
-            self._ends[place] = max(record.offset + 1, self._ends.get(place, 0))
+            # What lies behind the batch's last record may have been settled beside what waited.
+            ends[place] = max(record.offset + 1, self._ends.get(place, 0))
+            self._ends[place] = ends[place]
             if not progress.is_done:
                 waiting.append(record)
                 first_waiting.setdefault(place, record.offset)
@@ -216,7 +218,7 @@ class StripeSink:
             if progress.delivery is not None:
                 outgoing.append(_outgoing(record, progress.delivery))
             del self._begun[_place(record)]
-        return Written(self._ends | first_waiting, outgoing, waiting, refusal)
+        return Written(ends | first_waiting, outgoing, waiting, refusal)
 
 
 def _place(record: Record) -> tuple[str, int, int]:
@@ -244,9 +246,9 @@ def _outgoing(record: Record, delivery: Delivery) -> Outgoing:
     )
 
 
-def _refusal(failed: Sequence[_Lane], write: _Write) -> Retry | None:
+def _refusal(lanes: Iterable[_Lane], write: _Write) -> Retry | None:
     """The longest wait that Stripe asks for; none, if it takes others meanwhile."""
-    failures = [(lane, lane.failure) for lane in failed if isinstance(lane.failure, Retry)]
+    failures = [(lane, lane.failure) for lane in lanes if lane.failure is not None]
     if not failures:
         return None
     lane, failure = max(failures, key=lambda each: each[1].after_seconds or 0)

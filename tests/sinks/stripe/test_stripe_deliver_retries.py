@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 import pytest
+from msgspec import structs
 
 from schemas.topics import OUTBOX
 from sinks.stripe import settle
@@ -208,6 +209,17 @@ def test_a_customer_whose_calls_failed_is_billed_when_they_succeed_again() -> No
         assert second.positions == {(OUTBOX.name, 0): 4}
         assert not second.waiting
         check_exact(stand_in, deltas, [*said(first), *said(second)])
+
+
+def test_positions_are_only_of_partitions_in_the_batch() -> None:
+    """Those of others may have moved on since."""
+    clock = Clock()
+    first, second = records([delta(0)])[0], records([delta(0, "cus_2")])[0]
+    second = structs.replace(second, partition=1)
+    with StripeStandIn(KEY) as stand_in:
+        to = sink(stand_in, clock)
+        assert to.write([first], clock.now_ms).positions == {(OUTBOX.name, 0): 1}
+        assert to.write([second], clock.now_ms).positions == {(OUTBOX.name, 1): 1}
 
 
 def test_while_stripe_takes_nothing_each_write_tries_few_and_the_loop_waits_longer() -> None:
