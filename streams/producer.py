@@ -203,11 +203,12 @@ class Producer:
         """
         if self._is_forked:
             raise _forked()
-        if self._packer is not None and not self._closed.is_set():
+        packer = self._packer
+        if packer is not None and not self._closed.is_set():
             is_plain = headers is _CONTENT_TYPE and timestamp_ms is None
-            if not is_plain or not value or len(value) > self._packer.bytes_max:
-                self._packer.make_way(key)
-            elif self._packer.add(value, key, arrived):
+            if not is_plain or not value or len(value) > packer.bytes_max:
+                packer.make_way(key)
+            elif packer.add(value, key, arrived):
                 if self._failed:
                     self._raise_failures()
                 return
@@ -269,8 +270,9 @@ class Producer:
         """
         if self._is_forked:
             raise _forked()
-        if self._packer is not None:
-            self._packer.send_all()
+        packer = self._packer
+        if packer is not None:
+            packer.send_all()
         before = self._begin_epoch()
         ends = time.monotonic() + self._timeout_seconds + _TIMEOUT_CHECK_SECONDS
         while left := sum(epoch.unsettled for epoch in before):
@@ -295,6 +297,8 @@ class Producer:
         finally:
             self._ended.set()
             self._poller.join()
+            # It knows us, and of a cycle the client and its threads would live on.
+            self._packer = None
 
     def __enter__(self) -> Self:
         return self
@@ -315,8 +319,9 @@ class Producer:
         """Count anew what is sent from now on; the epochs before of which some is unsettled."""
         epoch = _Epoch()
         with self._lock:
-            #: Where events are counted now, and who is told of those that bring nobody.
-            self._sending = epoch, partial(self._delivered, epoch)
+            #: Where events are counted now, and who is told of those that bring nobody. By a proxy:
+            #: of a cycle the client and its threads would live on.
+            self._sending = epoch, partial(Producer._delivered, weakref.proxy(self), epoch)
             before = [epoch for epoch in self._epochs if epoch.unsettled]
             self._epochs = [*before, epoch]
         return before

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -40,6 +42,21 @@ def numbers(records: list[Record], customer: bytes) -> list[int]:
     mine = [record for record in records if record.key == customer]
     assert len({record.partition for record in mine}) <= 1
     return [json.loads(record.value or b"")["data"]["number"] for record in mine]
+
+
+@pytest.mark.parametrize("pack_events", [1, 10])
+def test_a_producer_that_is_closed_and_dropped_is_gone_with_its_client(
+    kafka: str, pack_events: int
+) -> None:
+    """At once: the client's threads would go on connecting until some collection of garbage."""
+    gc.disable()
+    try:
+        with Producer(kafka, topic=f"producer.gone.{pack_events}", pack_events=pack_events) as made:
+            made_one = weakref.ref(made)
+        del made
+        assert made_one() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
