@@ -34,9 +34,8 @@ def command_of(process: str) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kill_9_at_any_moment_changes_nothing(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)
+def test_kill_9_at_any_moment_changes_nothing(tmp_path: Path) -> None:
+    chance = random.Random(1)
     killed = []
 
     def kill_some(demo: int) -> None:
@@ -58,6 +57,6 @@ def test_kill_9_at_any_moment_changes_nothing(tmp_path: Path, seed: int) -> None
             killed.append(victim)
             os.kill(victim, signal.SIGKILL)
 
-    played, seen = play(tmp_path, demo_events(seed=seed), meanwhile=kill_some)
+    played, seen = play(tmp_path, demo_events(seed=1), meanwhile=kill_some)
     assert len(killed) > KILLS // 2
     assert differences(played, seen) == []

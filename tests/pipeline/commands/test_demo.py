@@ -33,7 +33,12 @@ def meterline_demo(*options: str | Path, **environment: str) -> tuple[int, str, 
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_the_settings_of_another_deployment_change_nothing(tmp_path: Path) -> None:
+def test_the_settings_of_another_deployment_and_modules_where_it_is_started_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("schemas", "pipeline", "queue", "stripe"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError('of another program')")
     report = tmp_path / "kept" / "report.json"
     options = ("--directory", tmp_path / "kept", "--report", report)
     code, output, errors = meterline_demo(*options, **PRODUCTION)
@@ -47,16 +52,6 @@ def test_a_directory_may_have_any_name_and_all_is_kept_in_it(tmp_path: Path) -> 
     assert code == 0, output + errors
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
     assert (kept / "clickhouse" / "store").exists()
-
-
-def test_modules_where_it_is_started_are_not_taken_for_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("schemas", "pipeline", "queue", "stripe"):
-        (tmp_path / f"{name}.py").write_text("raise AssertionError('of another program')")
-    code, output, errors = meterline_demo()
-    assert code == 0, output + errors
 
 
 @pytest.mark.parametrize(
