@@ -27,7 +27,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from confluent_kafka import TopicPartition
 from rich.console import Console
 
 from benchmarks.backlog import decided, drain
@@ -40,6 +39,7 @@ from benchmarks.stages import machine
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
 from schemas import topics
+from streams.ask_leader import watermarks
 from streams.local_kafka import FULL_SPEED, LocalKafka
 from streams.read import reader
 from streams.topics import create_topics
@@ -230,10 +230,7 @@ def _ends(deployed: Deployment, topic: str) -> dict[int, int]:
     try:
         # Whoever has not asked where a partition is may be told that it is not there.
         consumer.list_topics(topic, timeout=_ANSWER_SECONDS)
-        return {
-            shard: consumer.get_watermark_offsets(TopicPartition(topic, shard))[1]
-            for shard in range(deployed.shards)
-        }
+        return {shard: watermarks(consumer, topic, shard)[1] for shard in range(deployed.shards)}
     finally:
         consumer.close()
 

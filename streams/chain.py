@@ -11,6 +11,7 @@ from pipeline.open_frame import open_frame
 from pipeline.reconcile_totals import Named
 from pipeline.record import Record
 from schemas import topics
+from streams.ask_leader import answered
 from streams.clients import Place
 from streams.cut import extents
 from streams.read import any_record_of, partition_count, read_to_end, reader
@@ -92,13 +93,18 @@ def offsets_at(kafka: Mapping[str, str], topic: str, ms: int) -> dict[int, int |
     consumer = reader(kafka)
     try:
         asked = [TopicPartition(topic, n, ms) for n in range(partition_count(kafka, topic))]
-        found = consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS)
+        found = answered(lambda: _offsets_at(consumer, asked))
     finally:
         consumer.close()
+    return {place.partition: place.offset if place.offset >= 0 else None for place in found}
+
+
+def _offsets_at(consumer: Consumer, asked: list[TopicPartition]) -> list[TopicPartition]:
+    found = consumer.offsets_for_times(asked, timeout=_ANSWER_SECONDS)
     for place in found:
         if place.error is not None:
             raise KafkaException(place.error)
-    return {place.partition: place.offset if place.offset >= 0 else None for place in found}
+    return found
 
 
 def first_record(kafka: Mapping[str, str], topic: str, partition: int, begin: int) -> Record | None:

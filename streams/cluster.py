@@ -16,6 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import METERED, Topic
+from streams.ask_leader import answered
 from streams.failures import stop_if_hopeless
 
 #: Below "critical" librdkafka tells of every attempt; what matters is raised.
@@ -180,8 +181,12 @@ def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: flo
             TopicPartition(name, number): OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
             for number in partitions
         }
-        answers = admin.list_offsets(asked, request_timeout=within_seconds).values()
-        return max((answer.result().timestamp for answer in answers), default=-1)
+
+        def newest_ms() -> int:
+            answers = admin.list_offsets(asked, request_timeout=within_seconds).values()
+            return max((answer.result().timestamp for answer in answers), default=-1)
+
+        return answered(newest_ms, within_seconds)
     except KafkaException as error:
         raise unanswered(kafka, error) from error
 

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from pipeline.errors import Retry, Stop
 from pipeline.record import Record
 from schemas.topics import EVENTS
+from streams.ask_leader import watermarks
 from streams.failures import stop_if_hopeless
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
@@ -126,11 +127,7 @@ def _extents(kafka: Mapping[str, str], topic: str, isolation: str) -> list[Exten
             remedy="Check METERLINE_BOOTSTRAP_SERVERS; `meterline topics` creates the topics.",
         )
     with _consumer(kafka, isolation, "meterline.reader") as consumer:
-        found = [
-            consumer.get_watermark_offsets(TopicPartition(topic, number), _ANSWER_SECONDS)
-            for number in range(count)
-        ]
-    return [Extent(*offsets) for offsets in found]
+        return [Extent(*watermarks(consumer, topic, number)) for number in range(count)]
 
 
 def _are_decided(wanted: Sequence[Extent], decided: Sequence[Extent]) -> bool:

@@ -18,6 +18,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from pipeline.record import PLAIN_HEADERS, Record
+from streams.ask_leader import watermarks
 from streams.cluster import ask_for_topics, unanswered
 
 _ANSWER_SECONDS = 30.0
@@ -144,10 +145,9 @@ def end_of(kafka: Mapping[str, str], topic: str, partition: int) -> int:
     """
     consumer = reader(kafka)
     try:
-        _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), _ANSWER_SECONDS)
+        return watermarks(consumer, topic, partition)[1]
     finally:
         consumer.close()
-    return int(end)
 
 
 def next_records(
@@ -189,7 +189,7 @@ def not_there(consumer: Consumer, place: tuple[str, int], offset: int) -> KafkaE
     Raises:
         KafkaException: the broker does not answer.
     """
-    begin, end = consumer.get_watermark_offsets(TopicPartition(*place), _ANSWER_SECONDS)
+    begin, end = watermarks(consumer, *place)
     left = f"{place[0]} {place[1]} has offsets from {begin} to before {end}"
     return KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET, f"{left}, and not {offset}"))
 

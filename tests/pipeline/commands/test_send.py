@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pipeline.commands.send import send_lines
 from pipeline.ingest_file import Line
 from pipeline.record import Record
 from schemas.topics import EVENTS
+from streams.ask_leader import answered
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
 from streams.read import read_to_end
@@ -60,19 +61,13 @@ class Arrivals:
             TopicPartition(EVENTS.name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
             for partition in range(EVENTS.partitions)
         }
-        while True:
+
+        def ends() -> list[int]:
             answers = self._admin.list_offsets(asked)
-            try:
-                ends = {at.partition: answer.result(10).offset for at, answer in answers.items()}
-            except KafkaException as error:
-                # A new topic has leaders before they serve it.
-                if error.args[0].code() not in (
-                    KafkaError.NOT_LEADER_FOR_PARTITION,
-                    KafkaError.UNKNOWN_LEADER_EPOCH,
-                ):
-                    raise
-                continue
-            return [ends[partition] for partition in range(EVENTS.partitions)]
+            found = {at.partition: answer.result(10).offset for at, answer in answers.items()}
+            return [found[partition] for partition in range(EVENTS.partitions)]
+
+        return answered(ends)
 
 
 def command(*arguments: str | Path) -> list[str]:

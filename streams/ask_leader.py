@@ -1,0 +1,55 @@
+"""What only the leader of a partition answers, asked again while the partition has none.
+
+A leader changes whenever a broker restarts, and a new topic's has yet to be told. The client
+library waits for that where it reads and writes; to a question about offsets it gives the error.
+https://github.com/getsentry/self-hosted/issues/3162
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+Answer = TypeVar("Answer")
+
+_ANSWER_SECONDS = 30.0
+_PAUSE_SECONDS = 0.1
+
+_PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.KAFKA_STORAGE_ERROR,
+)
+
+
+def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """The first offset of a partition, and the one behind the last that `consumer` may read.
+
+    Raises:
+        KafkaException: the broker does not answer, or the partition stays without a leader.
+    """
+    place = TopicPartition(topic, partition)
+    begin, end = answered(lambda: consumer.get_watermark_offsets(place, _ANSWER_SECONDS))
+    return begin, end
+
+
+def answered(ask: Callable[[], Answer], within_seconds: float = _ANSWER_SECONDS) -> Answer:
+    """What `ask` returns, once it does not raise that there is no leader.
+
+    Raises:
+        KafkaException: it raises another error, or this one for too long.
+    """
+    give_up = time.monotonic() + within_seconds
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if error.args[0].code() not in _PASSING or time.monotonic() > give_up:
+                raise
+        time.sleep(_PAUSE_SECONDS)
