@@ -8,15 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[attr-defined]
 
+import streams.read
 import streams.stage
 from pipeline.generate import Shares, generate
 from pipeline.ingest_file import read_ndjson
@@ -156,6 +157,15 @@ def forget_before(address: str, topic: topics.Topic, partition: int, offset: int
         deleted.result(WAIT_SECONDS_MAX)
 
 
+def forget_positions(address: str) -> None:
+    """What Kafka does when no tally has run for a week."""
+    wait_until(lambda: is_empty(address), "tally's group is empty")
+    admin = AdminClient({"bootstrap.servers": address})
+    for deleted in admin.delete_consumer_groups([group_of("tally")]).values():
+        with suppress(KafkaException):  # There is none any more.
+            deleted.result(WAIT_SECONDS_MAX)
+
+
 def confirm(address: str, topic: topics.Topic, partition: int, offset: int) -> None:
     """Say in the name of tally that it has done everything before `offset`."""
     wait_until(lambda: is_empty(address), "tally's group is empty")
@@ -173,10 +183,7 @@ def is_empty(address: str) -> bool:
 
 
 def end_of(address: str, topic: topics.Topic, partition: int) -> int:
-    consumer = Consumer({"bootstrap.servers": address, "group.id": "look"})
-    _, end = consumer.get_watermark_offsets(TopicPartition(topic.name, partition))
-    consumer.close()
-    return int(end)
+    return streams.read.end_of({"bootstrap.servers": address}, topic.name, partition)
 
 
 def test_it_verifies_while_the_stages_count_and_afterwards_and_writes_nothing(
@@ -319,11 +326,7 @@ def test_it_verifies_what_retention_has_left_and_says_from_where(worn: str) -> N
     assert "Shard 1: verified from offset " in output
     assert f"deleted the log before {middle}" in output
     assert "events' packs were not compared" in output
-    # The group's offsets expire when no tally has run for a week.
-    wait_until(lambda: is_empty(worn), "tally's group is empty")
-    admin = AdminClient({"bootstrap.servers": worn})
-    for deleted in admin.delete_consumer_groups([group_of("tally")]).values():
-        deleted.result(WAIT_SECONDS_MAX)
+    forget_positions(worn)
     code, output, error = replay(worn, "--verify")
     assert (code, error) == (0, ""), output
     assert f" alerts of {SHARDS} shards (" in output
@@ -358,6 +361,8 @@ def test_it_stops_at_whatever_it_cannot_read(worn: str) -> None:
         return lambda: publish(worn, topic.name, [(shard, value)])
 
     def lose_the_state() -> None:
+        # It is needed where the log does not begin with its first record any more.
+        forget_before(worn, topics.METERED, 1, end_of(worn, topics.METERED, 1) // 2)
         state = topics.TALLY_STATE
         forget_before(worn, state, 1, end_of(worn, state, 1))
 
@@ -366,6 +371,7 @@ def test_it_stops_at_whatever_it_cannot_read(worn: str) -> None:
         grown = admin.create_partitions([NewPartitions(topics.TALLY_STATE.name, SHARDS + 1)])
         grown[topics.TALLY_STATE.name].result(WAIT_SECONDS_MAX)
 
+    forget_positions(worn)
     write(topics.METERED, 3, flipped)()
     assert replay(worn, "--verify")[0] == 0, "tally has not been there yet"
     faults: list[tuple[Callable[[], None], str]] = [
