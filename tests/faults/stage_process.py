@@ -33,7 +33,7 @@ from sinks.clickhouse.connect import Connection
 from sinks.clickhouse.write import ClickHouseSink
 from sinks.stripe.client import LIVE_CALLS_PER_SECOND, stripe_client
 from sinks.stripe.deliver import StripeSink
-from streams import confluent, session
+from streams import confluent_calls, session
 from streams.bill import BillStage
 from streams.clients import Clients, Committed
 from streams.confluent import ConfluentClients
@@ -156,7 +156,7 @@ def _live(life: Life) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     structlog.configure(logger_factory=structlog.PrintLoggerFactory())
     streams.stage.SESSION_TIMEOUT_MS = life.session_timeout_ms
-    confluent.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
+    confluent_calls.TRANSACTION_TIMEOUT_MS = life.transaction_timeout_ms
     if life.bug:
         BUGS[life.bug](life)
     death = life.death()

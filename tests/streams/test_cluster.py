@@ -31,7 +31,7 @@ ASKED: list[Ask] = [
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits long for an answer."""
-    for seconds in ("confluent._ANSWER_SECONDS", "read._ANSWER_SECONDS"):
+    for seconds in ("confluent_calls.ANSWER_SECONDS", "read._ANSWER_SECONDS"):
         monkeypatch.setattr(f"streams.{seconds}", 5.0)
     monkeypatch.setattr("streams.topics._ANSWER_SECONDS_MAX", 5.0)
 

@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from pipeline.record import Outgoing
-from streams.confluent import ConfluentClients, ConfluentTransactions
+from streams.confluent import ConfluentClients
+from streams.confluent_writers import ConfluentTransactions
 from streams.connection_log import ConnectionLog
 from tests.streams.on_kafka import create, read
 

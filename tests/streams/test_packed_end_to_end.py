@@ -19,7 +19,8 @@ from schemas.total import read_totals
 from schemas.usage_event import PACKED
 from streams.backlog import backlog
 from streams.chain import Tail
-from streams.confluent import ConfluentClients, ConfluentTransactions
+from streams.confluent import ConfluentClients
+from streams.confluent_writers import ConfluentTransactions
 from streams.intake import IntakeStage
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer

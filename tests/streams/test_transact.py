@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.record import Record, Records
-from streams import confluent
+from streams import confluent_calls, confluent_writers
 from streams.confluent import ConfluentClients
 from streams.session import Session
 from streams.stage import group_of
@@ -61,7 +61,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
             super().commit_transaction(*seconds)
             planted.pass_by("after the commit")
 
-    monkeypatch.setattr(confluent, "Producer", Faulty)
+    monkeypatch.setattr(confluent_writers, "Producer", Faulty)
     return planted
 
 
@@ -106,7 +106,7 @@ def test_a_client_that_hangs_is_given_up(
     kafka: str, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the client library does when a group's coordinator came back after its death."""
-    monkeypatch.setattr(confluent, "TRANSACTION_TIMEOUT_MS", 2_000)
+    monkeypatch.setattr(confluent_calls, "TRANSACTION_TIMEOUT_MS", 2_000)
     numbers = Numbers(kafka, stage := Summing("hanging"))
     for_ever, stop = threading.Event(), threading.Event()
 
