@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.errors import MeterlineError, Reject, Retry, Stop
     from schemas.usage_event import UsageEvent
-    from streams.producer import DeliveryFailed, Producer
+    from streams.delivery_failures import DeliveryFailed
+    from streams.producer import Producer
 
 __all__ = ["DeliveryFailed", "MeterlineError", "Producer", "Reject", "Retry", "Stop", "UsageEvent"]
 
 _HOMES = {
-    "streams.producer": ("DeliveryFailed", "Producer"),
+    "streams.producer": ("Producer",),
+    "streams.delivery_failures": ("DeliveryFailed",),
     "pipeline.errors": ("MeterlineError", "Reject", "Retry", "Stop"),
     "schemas.usage_event": ("UsageEvent",),
 }

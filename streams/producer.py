@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import sys
 import threading
 import time
@@ -17,7 +15,7 @@ from typing import Final, Literal, Self, TypeAlias
 import confluent_kafka
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from pipeline.errors import MeterlineError, Retry, Stop
+from pipeline.errors import Retry, Stop
 from pipeline.reject import Position
 from schemas import topics
 from schemas.usage_event import (
@@ -27,7 +25,9 @@ from schemas.usage_event import (
     STRUCTURED,
     UsageEvent,
 )
+from streams.delivery_failures import DeliveryFailed, DeliveryFailures
 from streams.packer import ANY_PARTITION, Arrived, Pack, Packer
+from streams.producer_process import forked, register
 from streams.write import NO_PLACE, has_place
 
 _Headers: TypeAlias = Sequence[tuple[str, str | bytes | None]]
@@ -37,7 +37,6 @@ _Told: TypeAlias = Callable[[KafkaError | None, Message], None]
 _CONTENT_TYPE: _Headers = [("content-type", STRUCTURED.encode())]
 _PACKED: _Headers = [("content-type", PACKED.encode())]
 _POLL_SECONDS = 0.1
-_NAMED_MAX = 100
 
 #: How often `flush` looks whether what it waits for is safe, while others send.
 _LOOK_SECONDS = 0.01
@@ -47,19 +46,6 @@ _TIMEOUT_MS_MIN, _TIMEOUT_MS_MAX = 1, 2**31 - 1
 
 #: The client library looks for messages that timed out once a second.
 _TIMEOUT_CHECK_SECONDS = 2.0
-
-
-class DeliveryFailed(MeterlineError):
-    """Some events were not acknowledged by Kafka. `keys` names at most 100 of their customers."""
-
-    def __init__(self, count: int, keys: list[str], why: str) -> None:
-        super().__init__(
-            f"{count} usage events were not delivered: {why}.",
-            remedy="Send them again with the same ids; what did arrive is recognised.",
-        )
-        self.count = count
-        self.keys = keys
-        self.why = why
 
 
 #: For events that keep an old arrival time. A broker that was killed forgets producers whose newest
@@ -128,7 +114,8 @@ class Producer:
                 f"timeout_seconds is {timeout_seconds}.",
                 remedy="Say for how many seconds an event may be on its way: 120, or 0.5.",
             )
-        self._is_forked = False
+        #: This process is a child of the one that has its threads.
+        self.is_forked = False
         self._topic = topic
         self._timeout_seconds = timeout_seconds
         try:
@@ -156,9 +143,7 @@ class Producer:
         self._lock = threading.RLock()
         self._epochs: list[_Epoch] = []
         self._begin_epoch()
-        self._failed = 0
-        self._failed_keys: list[str] = []
-        self._why = ""
+        self._failures = DeliveryFailures()
         #: Nothing more is taken; what was taken goes on until the end.
         self._closed, self._ended = threading.Event(), threading.Event()
         # Serves acknowledgements also while the service sends nothing.
@@ -173,7 +158,7 @@ class Producer:
                 bytes_max=pack_bytes,
                 linger_ms=linger_ms,
             )
-        _made.add(self)
+        register(self)
 
     def send(self, event: UsageEvent) -> None:
         """Queue one event; blocks while the queue is full. Raises like `send_raw`."""
@@ -201,23 +186,23 @@ class Producer:
             Stop: when the producer was closed, or made before a fork, or Kafka's client refuses the
                 event; it is not queued.
         """
-        if self._is_forked:
-            raise _forked()
+        if self.is_forked:
+            raise forked()
         packer = self._packer
         if packer is not None and not self._closed.is_set():
             is_plain = headers is _CONTENT_TYPE and timestamp_ms is None
             if not is_plain or not value or len(value) > packer.bytes_max:
                 packer.make_way(key)
             elif packer.add(value, key, arrived):
-                if self._failed:
-                    self._raise_failures()
+                if self._failures.count:
+                    self._failures.raise_noted()
                 return
         told = None
         if arrived is not None or headers is not _CONTENT_TYPE:
             told = partial(self._delivered, headers=headers, arrived=arrived)
         self._produce(value, key, headers, told, self._closed, timestamp_ms or 0)
-        if self._failed:
-            self._raise_failures()
+        if self._failures.count:
+            self._failures.raise_noted()
 
     def _produce(
         self,
@@ -268,8 +253,8 @@ class Producer:
             DeliveryFailed: when some of it is not.
             Stop: when the producer was made before a fork.
         """
-        if self._is_forked:
-            raise _forked()
+        if self.is_forked:
+            raise forked()
         packer = self._packer
         if packer is not None:
             packer.send_all()
@@ -281,14 +266,14 @@ class Producer:
                 break
             if time.monotonic() > ends:
                 break
-        self._raise_failures()
+        self._failures.raise_noted()
         if left:
             raise DeliveryFailed(left, [], f"no answer in {self._timeout_seconds} s")
 
     def close(self) -> None:
         """Take nothing more, flush and stop. Raises like `flush`."""
-        if self._is_forked:
-            raise _forked()
+        if self.is_forked:
+            raise forked()
         self._closed.set()
         try:
             if self._packer is not None:
@@ -299,6 +284,11 @@ class Producer:
             self._poller.join()
             # It knows us, and of a cycle the client and its threads would live on.
             self._packer = None
+
+    @property
+    def is_closed(self) -> bool:
+        """It takes nothing more; what it took may still be on its way."""
+        return self._closed.is_set()
 
     def __enter__(self) -> Self:
         return self
@@ -343,7 +333,7 @@ class Producer:
                 _tell(arrived, message)
         else:
             key = message.key()
-            self._note_failed([key.encode() if isinstance(key, str) else key], error.str())
+            self._failures.note([key.encode() if isinstance(key, str) else key], error.str())
         epoch.unsettled -= 1
 
     def _send_pack(self, partition: int, pack: Pack) -> None:
@@ -362,13 +352,13 @@ class Producer:
                 self._produce(event, key, _CONTENT_TYPE, alone, self._ended, partition=partition)
         except Stop as error:
             # Its events were sent by others than whoever is here now.
-            self._note_failed(pack.keys, str(error))
+            self._failures.note(pack.keys, str(error))
 
     def _pack_delivered(
         self, pack: Pack, epoch: _Epoch, error: KafkaError | None, message: Message
     ) -> None:
         if error is not None:
-            self._note_failed(pack.keys, error.str())
+            self._failures.note(pack.keys, error.str())
         elif not has_place(message):
             self._send_again(message, _PACKED, partial(self._pack_delivered, pack, epoch))
             return
@@ -415,21 +405,6 @@ class Producer:
             )
         return len(topic.partitions)
 
-    def _note_failed(self, keys: Sequence[bytes | None], why: str) -> None:
-        names = [key.decode(errors="replace") for key in keys if key is not None]
-        with self._lock:
-            self._failed += len(keys)
-            self._why = why
-            self._failed_keys += names[: _NAMED_MAX - len(self._failed_keys)]
-
-    def _raise_failures(self) -> None:
-        if not self._failed:
-            return
-        with self._lock:
-            failed = DeliveryFailed(self._failed, self._failed_keys, self._why)
-            self._failed, self._failed_keys = 0, []
-        raise failed
-
 
 def _tell(arrived: Arrived, message: Message, place: int = 0) -> None:
     try:
@@ -438,36 +413,3 @@ def _tell(arrived: Arrived, message: Message, place: int = 0) -> None:
         # Not the sender's thread, and what else is acknowledged is to be heard of.
         current = threading.current_thread()
         threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), current)))
-
-
-#: All producers of this process, as long as somebody has them.
-_made: weakref.WeakSet[Producer] = weakref.WeakSet()
-
-
-def _mark_forked() -> None:
-    """The child has none of the threads that would deliver, and perhaps locks that they held."""
-    for producer in _made:
-        producer._is_forked = True
-
-
-def _forked() -> Stop:
-    return Stop(
-        "The producer was made before this process was forked, and cannot deliver here.",
-        remedy="Make one in each worker: in post_fork of gunicorn, worker_process_init of Celery, "
-        "the initializer of a multiprocessing pool.",
-    )
-
-
-@atexit.register
-def _close_at_exit() -> None:
-    """The threads that deliver still run here: they are no longer there once modules go."""
-    for producer in list(_made):
-        if producer._is_forked or producer._closed.is_set():
-            continue
-        try:
-            producer.close()
-        except DeliveryFailed as failure:
-            print(failure, file=sys.stderr)
-
-
-os.register_at_fork(after_in_child=_mark_forked)

@@ -30,7 +30,8 @@ from pipeline.ingest_file import Line, read_ndjson, unmarked
 from pipeline.settings import Settings, read_settings
 from schemas import topics
 from streams.cluster import require_topic
-from streams.producer import KEEPS_ARRIVALS, DeliveryFailed, Producer
+from streams.delivery_failures import DeliveryFailed
+from streams.producer import KEEPS_ARRIVALS, Producer
 
 _STDIN = Path("-")
 _DRAW_SECONDS = 0.1

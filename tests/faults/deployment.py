@@ -31,8 +31,9 @@ from sinks.clickhouse.migrate import migrate
 from sinks.clickhouse.write import ClickHouseSink
 from sinks.stripe.stand_in import StripeStandIn
 from streams.backlog import backlog
+from streams.delivery_failures import DeliveryFailed
 from streams.local_kafka import LocalKafka
-from streams.producer import DeliveryFailed, Producer
+from streams.producer import Producer
 from streams.read import partition_count
 from streams.topics import create_topics
 from tests.faults.outcome import differences, of_bill, of_clickhouse, of_stripe

@@ -7,7 +7,8 @@ import pytest
 from confluent_kafka import KafkaException
 
 from pipeline.record import Outgoing
-from streams.producer import DeliveryFailed, Producer
+from streams.delivery_failures import DeliveryFailed
+from streams.producer import Producer
 from streams.write import write
 from tests.streams.on_kafka import create, read
 from tests.streams.placeless import AmnesicProducer, ForgetfulProducer

@@ -15,7 +15,8 @@ from pipeline.record import PLAIN_HEADERS, Record, Records
 from pipeline.reject import Position
 from pipeline.unpack import unpacked
 from schemas.usage_event import PACKED
-from streams.producer import DeliveryFailed, Producer
+from streams.delivery_failures import DeliveryFailed
+from streams.producer import Producer
 from tests.streams.on_kafka import create, read, wait_until
 from tests.streams.test_producer import event, sending_all_the_time
 
@@ -190,7 +191,7 @@ def test_the_event_whose_send_tells_of_a_failure_is_packed_all_the_same(kafka: s
     create(kafka, 1, "packed.next", **{"max.message.bytes": "1000"})
     producer = Producer(kafka, topic="packed.next", pack_events=2, linger_ms=NEVER_MS)
     producer.send_raw(Random(1).randbytes(2_000), headers=[])
-    wait_until(lambda: producer._failed > 0, "it has failed")
+    wait_until(lambda: producer._failures.count > 0, "it has failed")
     with pytest.raises(DeliveryFailed, match="1 usage events were not delivered"):
         producer.send(event(1, "cus_1"))
     producer.close()

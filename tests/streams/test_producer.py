@@ -21,8 +21,9 @@ from pipeline.errors import Stop
 from pipeline.record import Record
 from pipeline.reject import Position
 from schemas.usage_event import UsageEvent
+from streams.delivery_failures import DeliveryFailed
 from streams.local_kafka import LocalKafka
-from streams.producer import DeliveryFailed, Producer
+from streams.producer import Producer
 from tests.streams.on_kafka import create, read, wait_until
 
 
