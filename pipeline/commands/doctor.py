@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -49,10 +50,16 @@ def doctor(
     except MeterlineError as error:
         fault = error
     faulty = 0
-    for name, findings in run(all_checks(settings, fault), SECONDS_MAX):
-        for finding in findings:
-            faulty += finding.mark is Mark.BAD
-            _show(console, name, finding)
+    checked = run(all_checks(settings, fault), SECONDS_MAX)
+    try:
+        for name, findings in checked:
+            for finding in findings:
+                faulty += finding.mark is Mark.BAD
+                _show(console, name, finding)
+    except OSError:
+        # The end of Python would end the other checks, and one that is within C++ by an abort.
+        deque(checked, maxlen=0)
+        raise
     console.print()
     if faulty:
         things = "One thing has" if faulty == 1 else f"{faulty} things have"

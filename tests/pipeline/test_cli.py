@@ -94,6 +94,30 @@ def test_output_that_finds_no_room_is_said_in_one_sentence(arguments: list[str])
     assert lines[1].startswith("Remedy: ")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_the_doctor_s_checks_end_before_it_does_also_when_its_output_finds_no_room() -> None:
+    program = f"""
+import sys, time
+import pipeline.commands.doctor as it
+from pipeline.commands.checks import good
+def slow():
+    time.sleep(1)
+    print("the slow one has ended", file=sys.stderr)
+    yield good("well")
+it.all_checks = lambda *_: [it.Check("fast", lambda: iter([good("well")])), it.Check("slow", slow)]
+{MAIN}
+"""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "doctor"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 75
+    assert ended.stderr.startswith("the slow one has ended")
+
+
 @pytest.mark.parametrize("write", ["print('x')", "typer.echo('x')", "Console().print('x')"])
 def test_output_that_nobody_reads_any_more_ends_it_quietly(write: str) -> None:
     program = f"""
