@@ -148,6 +148,32 @@ def test_a_month_by_day_has_no_day_of_another_month(clickhouse: Connection) -> N
     assert [day for day, *_ in rows] == [date(2026, 12, 1), date(2026, 12, 31)]
 
 
+def test_a_month_by_group_has_every_day_of_a_meter_that_counts_days(
+    clickhouse: Connection,
+) -> None:
+    query = QUERIES["One customer, this month, by group"].rstrip().rstrip(";")
+    periods = [
+        ("tokens", datetime(2026, 12, 1, tzinfo=UTC), 30),
+        *(("largest", datetime(2026, 12, day, tzinfo=UTC), day) for day in (1, 2, 31)),
+        ("largest", datetime(2026, 11, 30, tzinfo=UTC), 30),
+        ("largest", datetime(2027, 1, 1, tzinfo=UTC), 1),
+    ]
+    with clickhouse.client() as client:
+        client.insert(
+            "totals",
+            [["cus_1", meter, start, Decimal(value), 1] for meter, start, value in periods],
+            column_names=["customer", "meter", "period_start", "value", "events"],
+        )
+        asked = query.replace("now('UTC')", "toDateTime('2026-12-05 10:00:00', 'UTC')")
+        rows = client.query(asked).result_rows
+    assert [(meter, start.day, value) for meter, start, _, value, _ in rows] == [
+        ("largest", 1, 1),
+        ("largest", 2, 2),
+        ("largest", 31, 31),
+        ("tokens", 1, 30),
+    ]
+
+
 @pytest.mark.parametrize("now", ["2026-12-01 00:00:00", "2026-12-03 23:59:59"])
 def test_the_kept_hours_reach_to_the_end_of_a_month(clickhouse: Connection, now: str) -> None:
     """Asked anew when the hour is over, and until the grace time is."""
