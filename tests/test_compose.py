@@ -48,6 +48,11 @@ def test_what_others_wait_for_to_succeed_is_tried_again() -> None:
     assert {services()[name]["restart"] for name in awaited} == {"on-failure"}
 
 
+def test_whatever_dies_comes_back_by_itself() -> None:
+    lasting = services().keys() - {"topics", "migrate"}
+    assert {services()[name].get("restart") for name in lasting} == {"unless-stopped"}
+
+
 def test_a_server_is_healthy_only_when_it_answers_by_the_name_that_others_call() -> None:
     for name in ("kafka", "clickhouse"):
         service = services()[name]
