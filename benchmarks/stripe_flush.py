@@ -99,6 +99,7 @@ def flush(setting: Setting) -> dict[str, Any]:
     limit = RateLimit(int(LIVE_CALLS_PER_SECOND), virtual)
     account = Account(
         now_ms=virtual.now_ms,
+        refuses_future=True,
         faults=limit,
         meters=METERS,
         customers=None,

@@ -46,6 +46,8 @@ class Seen:
     stripe: Mapping[str, int]
     quarantine: Mapping[str, int]
     deltas: Sequence[Delta]
+    #: Why Stripe will not take it, and what to do: how many deltas each time.
+    reasons: Mapping[str, int]
     #: Advice, so there is nothing to reconcile.
     forecasts: Sequence[Forecast] = ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from pipeline.reconcile import Seen
@@ -31,6 +32,7 @@ def observe(settings: Settings, follower: Follower, stripe: StripeStandIn, sent:
     deliveries = [
         Delivery.model_validate_json(value) for value in _values(kafka, topics.DELIVERIES.name)
     ]
+    untaken = [delivery for delivery in deliveries if delivery.outcome != "delivered"]
     return Seen(
         sent=sent,
         kafka_ledger=follower.ledger,
@@ -40,11 +42,8 @@ def observe(settings: Settings, follower: Follower, stripe: StripeStandIn, sent:
         kafka_alerts=follower.alerts,
         clickhouse_alerts=alerts,
         stripe={event.identifier: from_plain(str(event.value)) for event in stripe.journal},
-        quarantine={
-            delivery.identifier: from_plain(delivery.value)
-            for delivery in deliveries
-            if delivery.outcome != "delivered"
-        },
+        quarantine={delivery.identifier: from_plain(delivery.value) for delivery in untaken},
+        reasons=Counter(f"{delivery.reason} {delivery.remedy}" for delivery in untaken),
         deltas=[Delta.model_validate_json(value) for value in _values(kafka, topics.OUTBOX.name)],
         forecasts=[
             Forecast.model_validate_json(value) for value in _values(kafka, topics.FORECASTS.name)

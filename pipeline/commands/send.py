@@ -128,6 +128,8 @@ def send(
     with the same source and id count once. In CSV without them, the source is the file's name and
     the ids are the rows' numbers: a file that has grown may be sent again, but another one of the
     same name needs --set source=..., or its rows are taken for those of the first.
+
+    Only the attribute receivedat is taken out: it is when the event arrived, else that is now.
     """
     settings = read_settings(bootstrap_servers=bootstrap_servers)
     # To be asked to end is the same as Ctrl-C: flush and say how far it came.

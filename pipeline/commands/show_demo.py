@@ -49,12 +49,16 @@ def show(console: Console, definitions: Definitions, seen: Seen, result: Reconci
         f" = Stripe {len(result.stripe)} bills, {billed} units{quarantine}",
         soft_wrap=True,
     )
+    for reason, count in seen.reasons.items():
+        deltas = "1 delta is" if count == 1 else f"{count} deltas are"
+        console.print(Text(f"! {deltas} in quarantine: {reason}", "yellow"), soft_wrap=True)
     for difference in result.differences[:_ROWS_MAX]:
         console.print(Text.assemble(("✗", "red"), f" {difference}"), soft_wrap=True)
     if result.reconciled:
         console.print(
             "[bold green]✓ reconciled:[/] sent = accepted + duplicate + conflict + rejected + late"
-            " + unknown, and ClickHouse = Kafka totals = Stripe",
+            " + unknown, and ClickHouse = Kafka totals = Stripe"
+            + ("; but the bills are short by what is in quarantine" if held else ""),
             soft_wrap=True,
         )
     else:

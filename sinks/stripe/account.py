@@ -110,6 +110,7 @@ class Account:
         self,
         *,
         now_ms: Callable[[], int] | None,
+        refuses_future: bool,
         faults: Faults,
         meters: Collection[str] | None,
         customers: Collection[str] | None,
@@ -120,6 +121,7 @@ class Account:
         self.journal: list[MeterEvent] = []
         self.unmatched: list[MeterEvent] = []
         self._now_ms = now_ms
+        self._refuses_future = refuses_future
         self._faults = faults
         self._meters = meters
         self._customers = customers
@@ -208,7 +210,7 @@ class Account:
             ahead_ms = int(call.timestamp) * 1000 - self._now()
             if ahead_ms < -_AGE_MS_MAX:
                 return refusal(400, "The timestamp is too old.", "timestamp_too_far_in_past")
-            if ahead_ms > _AHEAD_MS_MAX:
+            if self._refuses_future and ahead_ms > _AHEAD_MS_MAX:
                 return refusal(400, "The timestamp is in the future.", "timestamp_in_future")
         return self._unknown(call) if self._refuses_unknown else None
 

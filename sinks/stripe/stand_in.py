@@ -58,6 +58,7 @@ class StripeStandIn:
         api_key: str,
         *,
         now_ms: Callable[[], int] | None = None,
+        refuses_future: bool = True,
         faults: Faults = no_faults,
         meters: Collection[str] | None = None,
         customers: Collection[str] | None = None,
@@ -70,6 +71,7 @@ class StripeStandIn:
             api_key: the only key that is let in.
             now_ms: Stripe's clock in milliseconds since 1970; without one, no timestamp is too
                 old or too new and no identifier is ever forgotten.
+            refuses_future: whether a timestamp may not be ahead of that clock.
             faults: decides for each call what goes wrong with it.
             meters: event names that have a meter; None for any.
             customers: Stripe's customers; None for any.
@@ -79,6 +81,7 @@ class StripeStandIn:
         """
         self._account = Account(
             now_ms=now_ms,
+            refuses_future=refuses_future,
             faults=faults,
             meters=meters,
             customers=customers,

@@ -125,6 +125,7 @@ class Deployment:
         self.clickhouse = SimulatedClickHouse(world)
         self.stripe = Account(
             now_ms=world.now_ms,
+            refuses_future=True,
             faults=self._stripe_fault,
             meters=None,
             customers=None,

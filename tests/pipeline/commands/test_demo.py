@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+
+from pipeline.generate import generate
 
 PRODUCTION = {
     "METERLINE_BOOTSTRAP_SERVERS": "127.0.0.1:1",
@@ -47,10 +51,15 @@ def test_the_settings_of_another_deployment_and_modules_where_it_is_started_chan
 
 
 def test_a_directory_may_have_any_name_and_all_is_kept_in_it(tmp_path: Path) -> None:
-    kept = tmp_path / "Zähler, a #1%41"
-    code, output, errors = meterline_demo("--directory", kept)
+    """Most of the events do not say when they arrived, one says two days ago."""
+    first, *rest = generate(50, 5, 1, datetime.now(UTC) - timedelta(days=2))
+    lines = [first, *(re.sub(rb',"receivedat":"[^"]*"', b"", line) for line in rest)]
+    events, kept = tmp_path / "events.ndjson", tmp_path / "Zähler, a #1%41"
+    events.write_bytes(b"\n".join(lines))
+    code, output, errors = meterline_demo("--events", events, "--directory", kept)
     assert code == 0, output + errors
-    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert "in quarantine" not in output
+    assert {path.name for path in tmp_path.iterdir()} == {events.name, kept.name}
     assert (kept / "clickhouse" / "store").exists()
 
 

@@ -147,6 +147,12 @@ def test_a_timestamp_is_at_most_35_days_old_and_5_minutes_ahead(
         assert len(stand_in.journal) == (code is None)
 
 
+def test_one_that_may_be_behind_others_takes_what_is_ahead() -> None:
+    with StripeStandIn(KEY, now_ms=Clock(), refuses_future=False) as stand_in:
+        send(client(stand_in), "a", timestamp=NOW_S + 301)
+        assert len(stand_in.journal) == 1
+
+
 def test_without_a_clock_an_old_trace_is_taken() -> None:
     with StripeStandIn(KEY) as stand_in:
         send(client(stand_in), "a", timestamp=1_000_000_000)
