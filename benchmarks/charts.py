@@ -114,12 +114,16 @@ def _drawn(path: Path, *, height: float) -> Iterator[Axes]:
 
 
 def _scale(axes: Axes, *, log_x: bool, log_y: bool) -> None:
+    from matplotlib.ticker import LogFormatter
+
     for axis, logarithmic, set_scale in (
         (axes.xaxis, log_x, axes.set_xscale),
         (axes.yaxis, log_y, axes.set_yscale),
     ):
         if logarithmic:
             set_scale("log")
+            # Only where fewer than three powers of ten are there to be read.
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
         axis.set_major_formatter(_short_tick)
     if not log_y:
         axes.set_ylim(bottom=0)

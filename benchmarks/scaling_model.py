@@ -117,4 +117,4 @@ class Model:
         how = f"{cost_us:.2f} µs an event, {_BUSY:.0%} busy"
         if times > 1:
             how += f", {times} replicas that cost as much each"
-        return Need(what, how, f"{cores:,.0f} cores", cores / _HOST_CORES)
+        return Need(what, how, f"{math.ceil(cores):,} cores", cores / _HOST_CORES)

@@ -80,11 +80,13 @@ def refresh(page: Path, results: dict[str, Any]) -> None:
 
 def _figures(results: dict[str, Any]) -> str:
     model = Model.of(results)
+    pauses = results["pauses"]
     machine = results["machine"] | {"load average before": f"{results['load_average_before']:.1f}"}
     sections = (
         "## What was measured",
         _markdown(("Load", "intake, µs", "tally, µs", "memory"), _costs(results)),
         "### Pauses",
+        f"Steps of {pauses['per_step']:,} events in {pauses['shards']} shards.",
         _markdown(("Step", "how many", "p50", "p99", "longest"), _pauses(results)),
         "### Ids in one table",
         _markdown(

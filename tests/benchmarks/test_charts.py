@@ -30,6 +30,11 @@ def test_lines_show_their_labels_and_a_legend(tmp_path: Path) -> None:
     assert {"Cost", "events", "µs per event", "ids"} <= set(texts(tmp_path / "lines.svg"))
 
 
+def test_a_logarithmic_axis_of_less_than_a_decade_can_be_read(tmp_path: Path) -> None:
+    lines(tmp_path / "lines.svg", "Waits", "x", "ms", {"p99": [(1, 40), (2, 600)]}, log_y=True)
+    assert {"60", "100", "200"} <= set(texts(tmp_path / "lines.svg"))
+
+
 def test_the_same_figures_make_the_same_bytes(tmp_path: Path) -> None:
     for name in ("first.svg", "second.svg"):
         bars(tmp_path / name, "Speed", "events", ROWS)
