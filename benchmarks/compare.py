@@ -84,7 +84,8 @@ def _filled(broker: LocalKafka, workload: Workload, events: int, say: Console) -
         name = f"{name}.first_{workload.events}"
         create_topics(
             {"bootstrap.servers": broker.address},
-            [replace(topics.EVENTS, name=name, retention_ms=-1)],
+            [replace(topics.EVENTS, name=name)],
+            keep_for_ever=True,
         )
     if not topic_bytes(broker, name):
         say.print(f"Sending {workload.events:,} events…")

@@ -104,7 +104,8 @@ def run_alone(
         start = contender.prepare()
     except (LeftOut, OSError) as reason:
         return replace(result, problem=f"left out: {reason}")
-    create_topics({"bootstrap.servers": broker.address}, _topics_of(contender))
+    kafka = {"bootstrap.servers": broker.address}
+    create_topics(kafka, _topics_of(contender), keep_for_ever=True)
     with tempfile.TemporaryDirectory(prefix="contender-", ignore_cleanup_errors=True) as directory:
         place = Place(broker.address, input_topic, workload.events, Path(directory))
         place.state.mkdir()
@@ -231,7 +232,7 @@ class _Progress:
 
 def _topics_of(contender: Contender) -> list[Topic]:
     """What it needs to be there, with as many partitions as the input."""
-    like = replace(topics.EVENTS, retention_ms=-1)
+    like = topics.EVENTS
     needed = [replace(like, name=name, compacted=True) for name in contender.compacted_topics]
     if contender.output_topic not in (None, topics.TOTALS.name):
         needed.append(replace(like, name=contender.output_topic))

@@ -32,17 +32,23 @@ class Topic:
 #: Packs and state segments may be larger than Kafka's default of 1 MiB.
 LARGE_RECORDS = {"max.message.bytes": str(16 * 1024 * 1024)}
 
-#: Arrival times come from the producer. None is too old, because old ones may be replayed. One that
-#: is an hour ahead is refused, as Kafka does by default: a clock that runs months ahead would have
-#: its shard believe that they have passed, and forget the ids of everybody else.
+#: How old an arrival may be.
+OLDEST_ARRIVAL = "message.timestamp.before.max.ms"
+
+#: Arrival times come from the producer, and retention goes by them. One may be as old as the ids
+#: that are remembered, and intake has the rest of the 40 days to read it; what is older could be
+#: deleted before anybody has read it. One that is an hour ahead is refused, as Kafka does by
+#: default: a clock that runs months ahead would have its shard believe that they have passed, and
+#: forget the ids of everybody else.
 ARRIVALS = {
     "message.timestamp.type": "CreateTime",
     "message.timestamp.after.max.ms": str(3_600_000),
-    "message.timestamp.before.max.ms": str(2**63 - 1),
+    OLDEST_ARRIVAL: str(35 * DAY_MS),
 }
 
-#: Where traces are replayed whose time this machine's clock has not reached yet.
-ANY_ARRIVAL = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+#: Where all is kept for ever, and traces are replayed: old ones, and such whose time this machine's
+#: clock has not reached yet.
+ANY_ARRIVAL = {"message.timestamp.after.max.ms": str(2**63 - 1), OLDEST_ARRIVAL: str(2**63 - 1)}
 
 EVENTS = Topic(
     "usage.events",

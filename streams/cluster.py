@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from pipeline.errors import Retry, Stop
-from schemas.topics import METERED, Topic
+from schemas.topics import METERED, OLDEST_ARRIVAL, Topic
 from streams.ask_leader import answered
 from streams.failures import stop_if_hopeless
 
@@ -145,6 +145,8 @@ def topic_faults(wanted: Topic, topics: Mapping[str, TopicState]) -> Iterator[st
     for name, value in settings.items():
         if name in state.config and not _suffices(state.config[name], value):
             yield f"{name} is {state.config[name]}, it should be {value}"
+    if OLDEST_ARRIVAL in wanted.config:
+        yield from _too_old_arrivals(wanted, state.config)
 
 
 def require_topic(kafka: Mapping[str, str], name: str, within_seconds: float = 10) -> int:
@@ -206,6 +208,16 @@ def try_transactions(kafka: Mapping[str, str], within_seconds: float) -> None:
             remedy="Allow this user the transactional ids that begin with meterline. (ACLs), and "
             "check that the cluster has enough brokers for its transaction log.",
         ) from error
+
+
+def _too_old_arrivals(wanted: Topic, config: Mapping[str, str]) -> Iterator[str]:
+    """An arrival may only be as much older as records are kept longer: they are deleted by it."""
+    oldest_ms, kept_ms = config.get(OLDEST_ARRIVAL), config.get("retention.ms")
+    if oldest_ms is None or kept_ms is None or int(kept_ms) == -1:
+        return
+    limit_ms = int(wanted.config[OLDEST_ARRIVAL]) + max(int(kept_ms) - wanted.retention_ms, 0)
+    if int(oldest_ms) > limit_ms:
+        yield f"{OLDEST_ARRIVAL} is {oldest_ms}, it should be at most {limit_ms}"
 
 
 def _suffices(actual: str, wanted: str) -> bool:

@@ -333,7 +333,7 @@ class Producer:
                 _tell(arrived, message)
         else:
             key = message.key()
-            self._failures.note([key.encode() if isinstance(key, str) else key], error.str())
+            self._failures.note_error([key.encode() if isinstance(key, str) else key], error)
         epoch.unsettled -= 1
 
     def _send_pack(self, partition: int, pack: Pack) -> None:
@@ -358,7 +358,7 @@ class Producer:
         self, pack: Pack, epoch: _Epoch, error: KafkaError | None, message: Message
     ) -> None:
         if error is not None:
-            self._failures.note(pack.keys, error.str())
+            self._failures.note_error(pack.keys, error)
         elif not has_place(message):
             self._send_again(message, _PACKED, partial(self._pack_delivered, pack, epoch))
             return

@@ -37,7 +37,7 @@ def create_topics(
 
     `kafka` is a librdkafka configuration. `keep_for_ever` sets no time limit on any new topic: a
     local broker where traces are replayed with their own arrival times would delete old records,
-    and refuse those that are ahead of its clock.
+    or refuse them, as those that are ahead of its clock.
 
     Raises:
         Stop: an existing topic has another number of partitions than its shards need, or the

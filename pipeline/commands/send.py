@@ -52,11 +52,15 @@ class Format(StrEnum):
 
 @dataclass
 class Sent:
-    """What became of the lines so far. `failed` were not delivered, `why` says the last reason."""
+    """What became of the lines so far.
+
+    `failed` were not delivered; `why` says the last reason, and `remedy` what helps.
+    """
 
     lines: int = 0
     failed: int = 0
     why: str = ""
+    remedy: str = ""
 
     @property
     def delivered(self) -> int:
@@ -66,7 +70,7 @@ class Sent:
     def note(self, failure: DeliveryFailed) -> None:
         """Count events that were not delivered."""
         self.failed += failure.count
-        self.why = failure.why
+        self.why, self.remedy = failure.why, failure.remedy
 
 
 def send_lines(
@@ -88,7 +92,7 @@ def send_lines(
             sent.note(failure)  # of earlier ones: this one is queued
         except Stop as refusal:
             sent.failed += 1
-            sent.why = refusal.message
+            sent.why, sent.remedy = refusal.message, refusal.remedy
         sent.lines += 1
         on_progress(sent.lines)
     flush(producer, sent)
@@ -245,4 +249,4 @@ def _report(
     console.print(f"{until}Sent {events} in {seconds:.1f} s ({rate:,.0f} a second).")
     if sent.failed:
         errors.print(Text(f"{sent.failed:,} were not delivered: {sent.why}", style="red"))
-        errors.print(Text("Remedy: Send them again; what did arrive is recognised."))
+        errors.print(Text(f"Remedy: {sent.remedy}"))

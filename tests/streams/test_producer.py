@@ -222,6 +222,17 @@ def test_an_event_that_the_topic_refuses_is_named_by_flush_and_only_once(kafka: 
     assert [record.key for record in read(kafka, "producer.refused")] == [b"cus_1"]
 
 
+def test_an_arrival_that_kafka_refuses_is_not_to_be_sent_again_as_it_is(kafka: str) -> None:
+    create(kafka, 1, "producer.old", **{"message.timestamp.before.max.ms": "86400000"})
+    with Producer(kafka, topic="producer.old") as producer:
+        producer.send_raw(b"{}", timestamp_ms=1_000)
+        with pytest.raises(DeliveryFailed, match="older, or further ahead, than") as failed:
+            producer.flush()
+        assert "Correct their arrival times (receivedat, timestamp_ms" in failed.value.remedy
+        producer.send_raw(b"{}")
+    assert len(read(kafka, "producer.old")) == 1
+
+
 def test_a_failure_is_also_raised_by_the_next_send(kafka: str) -> None:
     """And the event that this one was for is queued: no later error would name it."""
     create(kafka, 1, "producer.next", **{"max.message.bytes": "1000"})

@@ -11,6 +11,7 @@ from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from pipeline.errors import Retry, Stop
+from pipeline.periods import DISORDER_DAYS
 from schemas.topics import CATALOGUE, EVENTS, SHARDS, Topic
 from streams.topics import create_topics
 
@@ -56,9 +57,15 @@ def test_keeping_for_ever_sets_no_time_limit_anywhere(kafka: str) -> None:
 
 @pytest.mark.parametrize(
     ("days", "keep_for_ever", "is_taken"),
-    [(71, False, False), (71, True, True), (-400, False, True), (-400, True, True)],
+    [
+        (71, False, False),
+        (71, True, True),
+        (1 - DISORDER_DAYS, False, True),
+        (-DISORDER_DAYS - 1, False, False),
+        (-400, True, True),
+    ],
 )
-def test_events_of_a_clock_that_is_far_ahead_are_refused_where_no_trace_is_replayed(
+def test_arrivals_far_ahead_and_too_old_to_be_kept_are_refused_where_no_trace_is_replayed(
     kafka: str, days: int, keep_for_ever: bool, is_taken: bool
 ) -> None:
     events = of_another_name(EVENTS, f"of-{days}-days.{keep_for_ever}.")

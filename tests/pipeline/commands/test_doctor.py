@@ -24,7 +24,7 @@ from pipeline.commands.checks import (
 from pipeline.commands.doctor import Check, run
 from pipeline.errors import Stop
 from pipeline.settings import Settings
-from schemas.topics import EVENTS, METERED, TALLY_STATE, sized
+from schemas.topics import DAY_MS, EVENTS, METERED, TALLY_STATE, sized
 from sinks.stripe.stand_in import StripeStandIn
 from streams.cluster import TopicState, topic_faults
 from streams.local_kafka import LocalKafka
@@ -257,6 +257,28 @@ def test_a_topic_may_keep_more_than_the_catalogue_wants_but_never_less() -> None
     ]
     assert list(topic_faults(EVENTS, {EVENTS.name: TopicState(3, {})})) == []
     assert list(topic_faults(EVENTS, {})) == ["it does not exist"]
+
+
+@pytest.mark.parametrize(
+    ("kept_days", "oldest_days", "said"),
+    [
+        (40, 35, None),
+        (40, 36, "at most 3024000000"),
+        (100, 95, None),
+        (100, 96, "at most 8208000000"),
+        (-1, 36_500, None),
+        (40, 34, "3024000000"),
+    ],
+)
+def test_a_topic_takes_arrivals_that_are_only_as_much_older_as_it_keeps_them_longer(
+    kept_days: int, oldest_days: int, said: str | None
+) -> None:
+    oldest = "message.timestamp.before.max.ms"
+    kept_ms, oldest_ms = max(kept_days * DAY_MS, -1), oldest_days * DAY_MS
+    config = {"retention.ms": str(kept_ms), oldest: str(oldest_ms)}
+    assert list(topic_faults(EVENTS, {EVENTS.name: TopicState(8, config)})) == (
+        [f"{oldest} is {oldest_ms}, it should be {said}"] if said else []
+    )
 
 
 def test_a_broker_that_forgets_positions_before_records_is_said(
