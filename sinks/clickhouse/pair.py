@@ -154,8 +154,10 @@ class Pairing:
             raise Stop(
                 f"The pack at offset {packs[0].offset} of partition {self.partition} has no "
                 f"decisions; the next ones are about offset {offset}.",
-                remedy="Find the missing record of usage.decisions, or let tally decide again "
-                "from this pack; skipping it would lose its events.",
+                # Tally may have gone on behind records that were lost; only Kafka knows of them.
+                remedy="Start this sink again: if retention took the pack meanwhile, it says so "
+                "and what to do. Else find the missing record of usage.decisions, or let tally "
+                "decide again from this pack; skipping it would lose its events.",
             )
         if not packs or packs[0].offset > offset:
             raise Stop(

@@ -108,6 +108,13 @@ def test_a_pack_without_decisions_stops_the_sink() -> None:
         paired(Pairing(PARTITION), metered(3), metered(4), decided(1, 3), decided(3, 5))
 
 
+def test_a_pack_that_may_be_lost_to_tally_as_well_is_first_looked_for_by_another_start() -> None:
+    with pytest.raises(Stop) as stop:
+        paired(Pairing(PARTITION), metered(3), metered(4), decided(1, 3), decided(3, 5))
+    assert stop.value.remedy.startswith("Start this sink again: if retention took the pack")
+    assert "let tally decide again from this pack" in stop.value.remedy
+
+
 def test_decisions_without_their_pack_stop_the_sink() -> None:
     with pytest.raises(Stop, match=r"pack at offset 4 .* has no such pack"):
         paired(Pairing(PARTITION), metered(3), metered(5), decided(1, 3), decided(2, 4))
