@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from pipeline.announced import UNANNOUNCED
 from pipeline.difference import Difference, Differences
 from pipeline.errors import Stop
 from pipeline.intake import Intake
@@ -111,7 +112,7 @@ class Taken:
             raise Stop(
                 f"A pack was cut with definitions {min(unknown)!r:.100}, which the log never "
                 "announced.",
-                remedy="Restore usage.tally.state and usage.metered from one backup.",
+                remedy=UNANNOUNCED,
             )
         intakes = {version: Intake(known, shards) for version, known in definitions.items()}
         # Of logs that were deleted to their ends, neither packs nor definitions are left to ask.

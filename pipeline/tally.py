@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.announced import UNANNOUNCED
 from pipeline.batch import Batch
 from pipeline.count import Counting
 from pipeline.cross import Crosser
@@ -148,7 +149,7 @@ class Tally:
             raise Stop(
                 f"{_at(number, offset)} has a pack cut with definitions {version}, which its log "
                 "never announced.",
-                remedy="Restore usage.tally.state and usage.metered from one backup.",
+                remedy=UNANNOUNCED,
             )
 
     def _define(self, number: int, offset: int, frame: Frame, changed: Changed) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from pipeline.announced import announced_in_time
 from pipeline.open_frame import open_frame
 from pipeline.record import Outgoing, Record, Records
 from pipeline.shard import Restore
@@ -20,9 +21,17 @@ class TallyStage:
     state_topic = topics.TALLY_STATE.name
     trace = None
 
-    def __init__(self, shards: int = topics.SHARDS) -> None:
-        """`shards` is the number of partitions of usage.metered."""
+    def __init__(
+        self,
+        shards: int = topics.SHARDS,
+        read_on: Callable[[int, int], Iterator[Record]] = lambda *_: iter(()),
+    ) -> None:
+        """`shards` is the number of partitions of usage.metered.
+
+        `read_on` reads a partition of it from an offset to its end.
+        """
         self._shards = shards
+        self._read_on = read_on
         self._tally = Tally(shards)
 
     def announce(self) -> Sequence[Outgoing]:
@@ -56,7 +65,18 @@ class TallyStage:
         logs: dict[int, list[tuple[int, Frame]]] = {}
         for record in records:
             logs.setdefault(record.partition, []).append((record.offset, open_frame(record)))
-        return self._tally.step(logs)
+        return self._tally.step(
+            {number: list(self._announced(number, log)) for number, log in logs.items()}
+        )
+
+    def _announced(
+        self, number: int, log: Sequence[tuple[int, Frame]]
+    ) -> Iterator[tuple[int, Frame]]:
+        return announced_in_time(
+            self._tally.shards[number].documents,
+            log,
+            lambda offset: map(open_frame, self._read_on(number, offset)),
+        )
 
     def move_on(self, partition: int, offset: int) -> Sequence[Outgoing]:
         """A segment that changes nothing else."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from rich.progress import Progress
 
+from pipeline.announced import announced_in_time
 from pipeline.difference import Compared, Differences
 from pipeline.errors import Stop
 from pipeline.noted import Range
@@ -173,7 +174,11 @@ class Verification:
                 self.cut.alerts_before.get(number, ()), self.cut.alerts_after.get(number, ())
             ),
         )
-        entries = self._log(number, log, begin.next_offset, before, advance)
+        entries = announced_in_time(
+            begin.documents,
+            self._log(number, log, begin.next_offset, before, advance),
+            lambda offset: self._frames(topics.METERED, number, offset),
+        )
         found = replay_shard(number, self.cut.shards, begin, entries, live, self.differences)
         self.compared += found
         if live.later:
@@ -268,6 +273,8 @@ class Verification:
                 progress.advance(task)
                 yield record
 
+        if not self._definitions.keys() >= set(taken.versions):
+            self._definitions |= self._counted_by()
         self.taken_in = EventsCompared()
         for partition, (begin, end) in enumerate(ranges):
             found = taken.compare(
@@ -280,6 +287,17 @@ class Verification:
             )
             self.taken_in.events += found.events
             self.taken_in.uncompared += found.uncompared
+
+    def _counted_by(self) -> dict[str, Definitions]:
+        """Definitions that tally has counted by; what it has yet to count may be cut by some of
+        which the log has lost the announcement.
+        """
+        return {
+            version: read_document(document, f"{topics.TALLY_STATE.name}-{number}")
+            for number in range(self.cut.shards)
+            for frame in self._frames(topics.TALLY_STATE, number)
+            for version, document in frame.header["definitions"].items()
+        }
 
     def _note_what_was_not_compared(self) -> None:
         gone = {
@@ -296,8 +314,11 @@ class Verification:
     def _extent(self, topic: topics.Topic, number: int) -> Extent:
         return self.cut.extents[topic.name][number]
 
-    def _frames(self, topic: topics.Topic, number: int) -> Iterator[Frame]:
-        return map(open_frame, self._read(topic, number, self._extent(topic, number)))
+    def _frames(self, topic: topics.Topic, number: int, begin: int = 0) -> Iterator[Frame]:
+        """All that is kept from offset `begin` on."""
+        extent = self._extent(topic, number)
+        extent = extent._replace(begin=max(begin, extent.begin))
+        return map(open_frame, self._read(topic, number, extent))
 
     def _read(self, topic: topics.Topic, partition: int, extent: Extent) -> Iterator[Record]:
         return read_between(self.kafka, topic.name, partition, *extent)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.commands.definitions import read_definitions
@@ -74,10 +75,12 @@ def _tally() -> Run:
 
     def run(settings: Settings, instance: str, stop: threading.Event) -> None:
         kafka = settings.kafka()
-        stage = TallyStage(require_topic(kafka, METERED.name))
+        kafka_clients = ConfluentClients(kafka)
+        read_on = partial(kafka_clients.read_to_end, METERED.name)
+        stage = TallyStage(require_topic(kafka, METERED.name), read_on)
         directory = settings.state_directory / member_of(stage.name, instance)
         clients = MirroredClients(
-            ConfluentClients(kafka),
+            kafka_clients,
             directory,
             TALLY_STATE.name,
             lambda: topic_id(kafka, TALLY_STATE.name),

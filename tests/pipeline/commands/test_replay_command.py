@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,18 @@ from confluent_kafka.admin import AdminClient, NewPartitions  # type: ignore[att
 
 import streams.read
 import streams.stage
+from pipeline.errors import Stop
 from pipeline.generate import Shares, generate
 from pipeline.ingest_file import read_ndjson
+from pipeline.intake import Intake
 from pipeline.open_frame import open_frame
-from pipeline.record import Outgoing
+from pipeline.record import Outgoing, Record
 from schemas import topics
 from schemas.alert import Alert
 from schemas.definitions import Definitions
 from schemas.frame import Frame, Kind, seal
 from schemas.total import TOTAL_COLUMNS, read_totals
+from streams import session
 from streams.backlog import backlog
 from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
@@ -44,6 +48,7 @@ from tests.streams.on_kafka import (
     open_transaction,
     publish,
     read,
+    run_to_its_end,
     running,
     wait_until,
 )
@@ -68,31 +73,42 @@ def replay(address: str, *options: str) -> tuple[int, str, str]:
     return ended.returncode, ended.stdout, ended.stderr
 
 
+def intake(document: dict[str, Any] = DEFINITIONS) -> tuple[Stage, int]:
+    """The stage, and how many records it takes at once."""
+    return IntakeStage(Definitions.model_validate(document), SHARDS), 100
+
+
+def tally(address: str) -> tuple[Stage, int]:
+    """The stage, and how many records it takes at once."""
+    clients = ConfluentClients({"bootstrap.servers": address})
+    return TallyStage(SHARDS, partial(clients.read_to_end, topics.METERED.name)), 3
+
+
 @contextmanager
-def stages(address: str) -> Iterator[None]:
-    """intake and tally in threads, with batches so small that there are many transactions."""
-    kafka = {"bootstrap.servers": address}
-    definitions = Definitions.model_validate(DEFINITIONS)
-    each: list[tuple[Stage, int]] = [
-        (IntakeStage(definitions, SHARDS), 100),
-        (TallyStage(SHARDS), 3),
-    ]
+def stages(address: str, *some: tuple[Stage, int]) -> Iterator[None]:
+    """Stages in threads, with batches so small that there are many transactions.
+
+    By default intake and tally.
+    """
     with ExitStack() as stack:
         # Or their group would keep their places for ten seconds.
         short = stack.enter_context(pytest.MonkeyPatch.context())
         short.setattr(streams.stage, "SESSION_TIMEOUT_MS", 1_000)
-        for stage, batch_max in each:
+        for stage, batch_max in some or (intake(), tally(address)):
             stop = threading.Event()
-            transactor = Transactor(
-                stage,
-                ConfluentClients(kafka),
-                instance="replayed",
-                stop=stop,
-                linger_ms=2,
-                batch_max=batch_max,
-            )
-            stack.enter_context(running(transactor, stop))
+            stack.enter_context(running(transactor(address, stage, batch_max, stop), stop))
         yield
+
+
+def transactor(address: str, stage: Stage, batch_max: int, stop: threading.Event) -> Transactor:
+    return Transactor(
+        stage,
+        ConfluentClients({"bootstrap.servers": address}),
+        instance="replayed",
+        stop=stop,
+        linger_ms=2,
+        batch_max=batch_max,
+    )
 
 
 def send(address: str, lines: list[bytes]) -> None:
@@ -103,9 +119,13 @@ def send(address: str, lines: list[bytes]) -> None:
 
 
 def is_done(address: str) -> bool:
-    kafka = {"bootstrap.servers": address}
-    todo = {"intake": topics.EVENTS, "tally": topics.METERED}
-    return not any(backlog(kafka, stage, [topic.name]) for stage, topic in todo.items())
+    return is_taken_in(address) and not backlog(
+        {"bootstrap.servers": address}, "tally", [topics.METERED.name]
+    )
+
+
+def is_taken_in(address: str) -> bool:
+    return not backlog({"bootstrap.servers": address}, "intake", [topics.EVENTS.name])
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +136,22 @@ def lines() -> list[bytes]:
 
 
 @contextmanager
-def everything_counted(lines: list[bytes]) -> Iterator[str]:
-    """The address of a broker on which all events are counted, in four shards."""
+def broker_with_topics() -> Iterator[str]:
+    """Its address; there are four shards."""
     with LocalKafka() as broker:
         catalogue = topics.sized(shards=SHARDS, event_partitions=3)
         create_topics({"bootstrap.servers": broker.address}, catalogue, keep_for_ever=True)
-        send(broker.address, lines)
-        with stages(broker.address):
-            wait_until(lambda: is_done(broker.address), "everything is counted")
         yield broker.address
+
+
+@contextmanager
+def everything_counted(lines: list[bytes]) -> Iterator[str]:
+    """The address of a broker on which all events are counted."""
+    with broker_with_topics() as address:
+        send(address, lines)
+        with stages(address):
+            wait_until(lambda: is_done(address), "everything is counted")
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +200,13 @@ def confirm(address: str, topic: topics.Topic, partition: int, offset: int) -> N
     place = TopicPartition(topic.name, partition, offset)
     consumer.commit(offsets=[place], asynchronous=False)
     consumer.close()
+
+
+def lose_up_to_announcements(address: str, offsets: list[int]) -> None:
+    """Of each shard's log all up to the announcement that is there, as a person has to confirm."""
+    for shard, offset in enumerate(offsets):
+        forget_before(address, topics.METERED, shard, offset + 1)
+        confirm(address, topics.METERED, shard, offset + 1)
 
 
 def is_empty(address: str) -> bool:
@@ -347,6 +381,60 @@ def test_a_shard_of_which_only_markers_are_left_is_nothing_to_verify(lines: list
         code, output, error = replay(address, "--verify")
     assert (code, error) == (0, ""), output
     assert "Shard 1: retention deleted all of the log that tally has counted" in output
+
+
+def test_it_counts_as_tally_did_by_definitions_that_a_log_announces_behind_the_packs(
+    lines: list[bytes],
+) -> None:
+    cutter = Intake(Definitions.model_validate(DEFINITIONS), SHARDS)
+    arrived = [
+        Record(topics.EVENTS.name, 0, n, line.timestamp_ms or 0, line.key, line.value)
+        for n, line in enumerate(read_ndjson(lines[:100]))
+    ]
+    packs = [each for each in cutter.step(arrived) if each.topic == topics.METERED.name]
+    with broker_with_topics() as address:
+        writer = ConfluentClients({"bootstrap.servers": address}).writer("intake", "a")
+        writer.write([*packs, *cutter.announce()])
+        with stages(address, tally(address)):
+            wait_until(lambda: is_done(address), "everything is counted")
+        code, output, error = replay(address, "--verify")
+    assert (code, error) == (0, ""), output
+    assert f"no difference in {len(packs)} packs" in output
+
+
+def test_it_takes_in_by_definitions_that_only_the_state_of_tally_has_still(
+    lines: list[bytes],
+) -> None:
+    with everything_counted(lines[:200]) as address:
+        begins = [end_of(address, topics.METERED, shard) for shard in range(SHARDS)]
+        send(address, lines[200:400])
+        with stages(address, intake()):
+            wait_until(lambda: is_taken_in(address), "all is taken in")
+        lose_up_to_announcements(address, begins)
+        code, output, error = replay(address, "--verify", "--from", "events")
+    assert (code, error) == (0, ""), output
+
+
+def test_it_verifies_what_was_counted_behind_lost_definitions_once_intake_announced_them_anew(
+    lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_STATE_SECONDS", 0.5)
+    document = DEFINITIONS | {"customers": DEFINITIONS["customers"][:-1]}
+    with everything_counted(lines[:200]) as address:
+        begins = [end_of(address, topics.METERED, shard) for shard in range(SHARDS)]
+        send(address, lines[200:400])
+        with stages(address, intake(document)):
+            wait_until(lambda: is_taken_in(address), "all is taken in")
+        lose_up_to_announcements(address, begins)
+        stop = threading.Event()
+        with pytest.raises(Stop, match=r"never announced.*Remedy: Restart intake"):
+            run_to_its_end(transactor(address, *tally(address), stop), stop)
+        assert replay(address, "--verify", "--from", "events")[0] == 2
+        with stages(address, intake(document), tally(address)):
+            wait_until(lambda: is_done(address), "everything is counted")
+        for origin in ("metered", "events"):
+            code, output, error = replay(address, "--verify", "--from", origin)
+            assert (code, error) == (0, ""), output
 
 
 def test_it_stops_at_whatever_it_cannot_read(worn: str) -> None:
