@@ -58,20 +58,26 @@ class Live:
 def restore_after(changelog: Iterable[Frame], first_offset: int, *, is_whole: bool) -> Shard | None:
     """The earliest state of a shard that knows all before `first_offset` of its log.
 
+    Begins anew at each snapshot, as tally does at the last one, so that it holds no more than tally
+    did. The state before is kept until the snapshot is complete: it may never be.
+
     `is_whole` tells that nothing of the changelog was deleted. None where no such state is kept.
     """
-    restoring = Restore()
-    begun = is_whole
+    restoring = Restore() if is_whole else None
+    newer: Restore | None = None
     offset = -1
     for frame in changelog:
-        reached = restoring.is_whole and offset >= first_offset
-        if reached and frame.header["next_offset"] > offset:
+        if first_offset <= offset < frame.header["next_offset"]:
             break
-        begun = begun or frame.header["begins"]
-        if begun:
+        if frame.header["begins"]:
+            newer = Restore()
+        for each in filter(None, (restoring, newer)):
+            each.take(frame)
+        if newer is not None and newer.is_whole:
+            restoring, newer = newer, None
+        if restoring is not None and restoring.is_whole:
             offset = frame.header["next_offset"]
-            restoring.take(frame)
-    return restoring.shard() if restoring.is_whole and offset >= first_offset else None
+    return restoring.shard() if restoring is not None and offset >= first_offset else None
 
 
 def replay_shard(
