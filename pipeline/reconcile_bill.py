@@ -124,6 +124,25 @@ class Bills:
         #: Deltas that were delivered with another value. Kept, as every look must see them.
         self._changed: dict[str, Fault] = {}
 
+    def select(self, selection: Selection) -> None:
+        """Go on with other periods, of those selected so far; what is not near them is dropped."""
+        self._selection = selection
+        near = self._is_near
+        self._lanes = {lane: of for lane, of in self._lanes.items() if near(lane.key.start_ms)}
+        self._selected = {lane: of for lane, of in self._lanes.items() if self._has(lane.key)}
+        self._frozen = {
+            name: delta for name, delta in self._frozen.items() if near(delta.lane.key.start_ms)
+        }
+        self._deliveries = {
+            name: delivery
+            for name, delivery in self._deliveries.items()
+            if near(milliseconds(delivery.period_start))
+        }
+        self._sequences = {key: of for key, of in self._sequences.items() if near(key.start_ms)}
+        self._changed = {
+            name: fault for name, fault in self._changed.items() if near(fault.key.start_ms)
+        }
+
     def take_delivery(self, delivery: Delivery) -> None:
         """The next record of usage.deliveries of a partition; a later one of a delta replaces."""
         if self._is_near(milliseconds(delivery.period_start)):
@@ -138,7 +157,7 @@ class Bills:
         units = from_plain(delta.value)
         settled = self._lanes.setdefault(lane, Settled(milliseconds(delta.period_end)))
         settled.frozen.add(units)
-        if self._selection.has(key.customer, key.start_ms):
+        if self._has(key):
             self._selected[lane] = settled
         self._sequences[key] = max(self._sequences.get(key, 0), delta.sequence + 1)
         self._frozen[delta.identifier] = _Frozen(shard, offset, lane, units)
@@ -190,9 +209,7 @@ class Bills:
                 self._forget(name)
         faults += self._changed.values()
         faults += self._never_frozen()
-        return [
-            fault for fault in faults if self._selection.has(fault.key.customer, fault.key.start_ms)
-        ]
+        return [fault for fault in faults if self._has(fault.key)]
 
     def windows(self) -> dict[Window, tuple[list[Lane], Settled]]:
         """What each summary must have: the selected lanes in it, and the deltas of all in it.
@@ -224,6 +241,9 @@ class Bills:
             if of_total := refused.get((lane.key, lane.event_name)):
                 together.refused_by_total.append(of_total)
         return {window: summed for window, summed in found.items() if summed[0]}
+
+    def _has(self, key: Key) -> bool:
+        return self._selection.has(key.customer, key.start_ms)
 
     def _is_near(self, start_ms: int) -> bool:
         selection, period_ms = self._selection, PERIOD_DAYS_MAX * DAY_MS

@@ -125,11 +125,18 @@ class Totals:
         """Take in the next record of a shard."""
         version = frame.header["version"]
         for key, end_ms, group, value, usage in _rows(frame):
-            if not self._selection.has(key.customer, key.start_ms):
+            if not self._has(key):
                 continue
             self.ends_ms[key] = end_ms
             _append(self.groups, (key, group), shard, Value(offset, version, from_plain(value)))
             _append(self.usages, key, shard, Value(offset, version, from_plain(usage)))
+
+    def select(self, selection: Selection) -> None:
+        """Go on with other periods, of those selected so far; the rest is dropped."""
+        self._selection = selection
+        self.usages = {key: of for key, of in self.usages.items() if self._has(key)}
+        self.groups = {name: of for name, of in self.groups.items() if self._has(name[0])}
+        self.ends_ms = {key: end_ms for key, end_ms in self.ends_ms.items() if self._has(key)}
 
     def prune(self, positions: Iterable[Mapping[int, int]]) -> None:
         """Forget what is older than all `positions`, each shard → offset."""
@@ -139,6 +146,9 @@ class Totals:
                 lowest[shard] = min(offset, lowest.get(shard, offset))
         for history in [*self.usages.values(), *self.groups.values()]:
             history.prune(lowest.get(history.shard, 0))
+
+    def _has(self, key: Key) -> bool:
+        return self._selection.has(key.customer, key.start_ms)
 
 
 def matches(

@@ -66,6 +66,7 @@ class Discrepancy(Difference):
     )
 
     state: Literal["open", "resolved"] = Field(
-        description="open: seen in two checks in a row. resolved: no longer there."
+        description="open: seen in two checks in a row. resolved: no longer there, or no longer "
+        "looked at, as its sentence says then."
     )
     at: AwareDatetime = Field(description="When it was confirmed, or found gone.")

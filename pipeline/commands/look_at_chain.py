@@ -38,8 +38,9 @@ from streams.cut import committed, extents
 
 
 class Look(NamedTuple):
-    """What one look saw."""
+    """What one look saw of the periods in `selection`."""
 
+    selection: Selection
     seen: Seen
     in_flight: InFlight
     not_checked: list[NotChecked]
@@ -73,14 +74,22 @@ class Chain:
         """Let go of ClickHouse."""
         self._clickhouse.close()
 
-    def look(self, now_ms: int) -> Look:
+    def look(self, selection: Selection, now_ms: int) -> Look:
         """Look at all links; `now_ms` is in milliseconds since 1970.
+
+        The periods of `selection` are looked at from then on, if it begins later than before.
 
         Raises:
             KafkaException: the broker does not answer.
             Retry: ClickHouse or Stripe cannot now.
             Stop: one of them refuses, or a record is not what it should be.
         """
+        # What was dropped is not read again, so a clock that was set back moves nothing.
+        if selection.from_ms > self._selection.from_ms:
+            self._selection = selection
+            self._totals.select(selection)
+            self._bills.select(selection)
+
         # 1. How far each stage is. From here on everything below these positions stays what it is.
         stored = self._committed("clickhouse", topics.METERED)
         confirmed = Confirmed(
@@ -137,7 +146,7 @@ class Chain:
             versions=versions,
         )
         not_checked += _left_out(seen)
-        return Look(seen, waits, not_checked, older)
+        return Look(self._selection, seen, waits, not_checked, older)
 
     def forget(self, look: Look) -> None:
         """Drop what no later look needs of what was compared."""

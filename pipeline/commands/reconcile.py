@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -79,7 +80,8 @@ def reconcile(
             min=1,
             max=7 * 86_400,
             help="Check every so many seconds until SIGTERM. A difference in two checks in a row "
-            "is published on usage.discrepancies, once while it lasts, and again as resolved.",
+            "is published on usage.discrepancies, once while it lasts, and again as resolved, also "
+            "when it is too old to be looked at.",
         ),
     ] = None,
     stripe_lag: Annotated[
@@ -106,17 +108,18 @@ def reconcile(
     """
     settings = read_settings(config=config)
     definitions = read_definitions(settings.config)
-    selection = select(period, customer, datetime.now(UTC))
+    selected = partial(select, period, customer)
+    selection = selected(datetime.now(UTC))
     chain = Chain(settings, definitions, selection, stripe_lag_ms=stripe_lag * 1000)
     with closing(chain), explained("reconcile"):
         if every is not None:
-            _watch(chain, settings.kafka(), selection, every, limit, as_json)
+            _watch(chain, settings.kafka(), selected, every, limit, as_json)
             return
-        look, found = _look(chain)
+        look, found = _look(chain, selected)
         if found:
             time.sleep(_AGAIN_SECONDS)
             before = found
-            look, found = _look(chain)
+            look, found = _look(chain, selected)
             found = confirmed_in_both(before, found)
     document = _document(look, found, limit)
     if document.reconciled and not document.periods:
@@ -178,8 +181,9 @@ def _refuse_to_prove_nothing(period: str, customer: str | None) -> None:
         )
 
 
-def _look(chain: Chain) -> tuple[Look, list[Difference]]:
-    look = chain.look(time.time_ns() // 1_000_000)
+def _look(chain: Chain, selected: Callable[[datetime], Selection]) -> tuple[Look, list[Difference]]:
+    now = datetime.now(UTC)
+    look = chain.look(selected(now), milliseconds(now))
     found = list(differences(look.seen))
     return look, found
 
@@ -204,7 +208,7 @@ def _json(document: Reconciliation, indent: int | None = None) -> bytes:
 def _watch(
     chain: Chain,
     kafka: dict[str, str],
-    selection: Selection,
+    selected: Callable[[datetime], Selection],
     every_seconds: int,
     limit: int,
     as_json: bool,
@@ -213,16 +217,17 @@ def _watch(
     stop = threading.Event()
     for ending in (signal.SIGTERM, signal.SIGINT):
         signal.signal(ending, lambda *_: stop.set())
+    first = selected(datetime.now(UTC))
     told = open_discrepancies(kafka)
     before: list[Difference] | None = None
     while not stop.is_set():
         started = time.monotonic()
-        looked = _patiently(lambda: _look(chain))
+        looked = _patiently(lambda: _look(chain, selected))
         if looked is not None:
             look, found = looked
             known = None if before is None else {difference.key for difference in before}
             at = datetime.now(UTC)
-            news = changes(told, known, found, look.seen, selection, at)
+            news = changes(told, known, found, look.seen, first, look.selection, at)
             publish(kafka, news)
             for each in news:
                 told[each.key] = each

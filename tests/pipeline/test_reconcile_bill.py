@@ -249,6 +249,42 @@ def test_a_day_shares_its_sum_with_the_month_around_it_though_the_day_is_looked_
     assert together.unsent.units == 7 * NANOS
 
 
+def many_bills() -> tuple[list[Delivery], list[Delta]]:
+    """Months, and days in them: delivered, held, refused, changed, not delivered, never frozen."""
+    deliveries, deltas = [], []
+    for month in range(1, 12):
+        start, end = (datetime(2026, each, 1, tzinfo=UTC) for each in (month, month + 1))
+        day, following = (datetime(2026, month, each, tzinfo=UTC) for each in (20, 21))
+        for sequence in range(5):
+            of_month = delta(sequence, start=start, end=end)
+            of_day = delta(sequence, meter="daily", start=day, end=following, customer="other")
+            deltas += [of_month, of_day]
+            deliveries += [delivery(of_month, ("delivered", "held", "refused")[sequence % 3])]
+        deliveries += [delivery(delta(0, "2", "daily", start=day, end=following, customer="other"))]
+        deliveries += [delivery(delta(9, start=start, end=end))]
+    return deliveries, deltas
+
+
+def test_bills_that_move_on_with_time_become_what_new_ones_would_be() -> None:
+    deliveries, deltas = many_bills()
+
+    def taken(selection: Selection) -> Bills:
+        bills = Bills(selection)
+        for each in deliveries:
+            bills.take_delivery(each)
+        for offset, of in enumerate(deltas):
+            bills.take_delta(0, offset, of)
+        return bills
+
+    moving = taken(Selection())
+    for start in sorted({of.period_start for of in deltas}):
+        selection = Selection(milliseconds(start) + 1)
+        moving.select(selection)
+        anew = taken(selection)
+        assert moving.settle({0: 100}, LATER_MS) == anew.settle({0: 100}, LATER_MS)
+        assert vars(moving) == vars(anew)
+
+
 def test_only_what_is_selected_is_told() -> None:
     bills = Bills(Selection(customer="other"))
     bills.take_delta(0, 0, delta(0))

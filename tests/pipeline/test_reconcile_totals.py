@@ -92,6 +92,15 @@ def test_only_what_is_selected_is_kept() -> None:
     assert not totals.usages
 
 
+def test_a_selection_that_moves_on_drops_what_it_leaves_behind() -> None:
+    totals = counted(5, 7)
+    totals.select(Selection(from_ms=KEY.start_ms))
+    assert set(totals.usages) == {KEY}
+    totals.select(Selection(from_ms=KEY.start_ms + 1))
+    totals.take(0, 2, frame(30, ("cus", "{}", "9", "9")))
+    assert (totals.usages, totals.groups, totals.ends_ms) == ({}, {}, {})
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(-(10**15), 10**15), min_size=1, max_size=200))
 def test_a_sum_in_binary_floats_is_within_the_tolerance(nanos: list[int]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.reconcile_bill import Bills
+from pipeline.reconcile_bill import Bills, milliseconds
 from pipeline.reconcile_chain import Confirmed, Seen
 from pipeline.reconcile_ledger import Positions
 from pipeline.reconcile_totals import Selection, Totals
@@ -58,7 +58,7 @@ def told(looks: list[set[str]]) -> list[list[tuple[str, Literal["open", "resolve
     published = []
     for look in looks:
         now = [difference(key) for key in sorted(look)]
-        news = changes(open_, before, now, SEEN, Selection(), AT)
+        news = changes(open_, before, now, SEEN, Selection(), Selection(), AT)
         published.append([(each.key, each.state) for each in news])
         open_ |= {each.key: each for each in news}
         open_ = {key: each for key, each in open_.items() if each.state == "open"}
@@ -101,8 +101,27 @@ def test_what_was_not_looked_at_is_not_resolved(
     fields = difference("a", link, customer).model_dump() | {"state": "open", "at": AT}
     open_ = {"a": Discrepancy.model_validate(fields)}
     seen = replace(SEEN, **without)
-    assert changes(open_, set(), [], seen, selection, AT) == []
+    assert changes(open_, set(), [], seen, selection, selection, AT) == []
     whole = replace(SEEN, recomputed={"tokens": {}})
-    assert [each.state for each in changes(open_, set(), [], whole, Selection(), AT)] == [
-        "resolved"
-    ]
+    found = changes(open_, set(), [], whole, Selection(), Selection(), AT)
+    assert [(each.state, each.sentence) for each in found] == [("resolved", "It differs.")]
+
+
+def test_what_time_has_left_behind_is_resolved_and_is_not_said_to_be_mended() -> None:
+    fields = {"state": "open", "at": AT}
+    there = [difference("a"), difference("b", "input", None)]
+    open_ = {each.key: Discrepancy.model_validate(each.model_dump() | fields) for each in there}
+    first, later = (Selection(from_ms=milliseconds(AT) + late_ms) for late_ms in (0, 1))
+    assert changes(open_, {"a", "b"}, [], SEEN, first, later, AT) == []
+    found = changes(open_, set(), [], SEEN, first, later, AT)
+    assert {each.key: (each.state, each.sentence) for each in found} == {
+        "a": ("resolved", "It differs. Its period is not looked at any more."),
+        "b": ("resolved", "It differs."),
+    }
+
+
+def test_a_period_that_was_never_looked_at_was_not_left_behind() -> None:
+    fields = difference("a").model_dump() | {"state": "open", "at": AT}
+    open_ = {"a": Discrepancy.model_validate(fields)}
+    first, later = (Selection(from_ms=milliseconds(AT) + late_ms) for late_ms in (1, 2))
+    assert changes(open_, set(), [], SEEN, first, later, AT) == []

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.commands import reconcile
+from pipeline.commands.definitions import read_definitions
+from pipeline.commands.look_at_chain import Chain
 from pipeline.errors import Stop
+from pipeline.settings import read_settings
 from schemas import topics
 from schemas.discrepancy import Discrepancy
 from schemas.reconciliation import Reconciliation
@@ -328,6 +332,27 @@ def test_a_month_and_a_day_are_periods() -> None:
     recent = reconcile.select("", None, now)
     assert recent.has("cus", _ms(2026, 10, 1))
     assert not recent.has("cus", _ms(2026, 9, 1))
+
+
+def test_the_periods_that_are_looked_at_move_on_with_time_and_never_back(
+    system: WholeSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in system.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = read_settings()
+    now = datetime.now(UTC)
+    recent, later = (reconcile.select("", None, now + timedelta(days)) for days in (0, 120))
+    chain = Chain(settings, read_definitions(settings.config), recent, stripe_lag_ms=0)
+    with closing(chain):
+        for selection in (recent, later, recent):
+            look, found = reconcile._look(chain, lambda _: selection)  # noqa: B023
+            assert found == []
+            seen = look.seen
+            sides = [seen.stored, seen.totals.usages, seen.frozen, seen.bills.windows()]
+            is_first = look.selection == recent
+            assert [bool(side) for side in sides] == [is_first] * 4
+            assert bool(look.older_periods) != is_first
+    assert look.selection == later
 
 
 def _ms(year: int, month: int, day: int) -> int:
