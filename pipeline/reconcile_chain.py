@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import chain, combinations
 
 from pipeline.difference import instant, shown
+from pipeline.overrun import READERS, REMEDY, Overrun
 from pipeline.periods import moment
 from pipeline.reconcile import OUTCOMES
 from pipeline.reconcile_bill import Bills, Fault, Settled, Sum, Window
@@ -72,6 +73,8 @@ class Seen:
     without_meter: Set[str] = frozenset()
     #: Every version of the definitions that was counted by.
     versions: Mapping[str, Named] = field(default_factory=dict)
+    #: Not looked for where one customer is looked at.
+    overruns: Sequence[Overrun] = ()
 
     def usage(self, key: Key) -> Stored | None:
         """ClickHouse's total over all groups: the newest row has it."""
@@ -99,6 +102,7 @@ class Seen:
 
 def differences(seen: Seen) -> Iterator[Difference]:
     """Every difference, in the order of the chain."""
+    yield from map(_overrun, seen.overruns)
     if seen.positions is not None:
         yield from _input(seen.positions)
         yield from _stored(seen.positions, seen.outcomes)
@@ -142,6 +146,18 @@ def left_out(seen: Seen) -> Iterator[tuple[str, Sequence[tuple[Key, int]]]]:
 def unreadable(found: Mapping[Key, Recomputed]) -> int:
     """How many totals have a value that ClickHouse cannot read exactly."""
     return sum(total.units is None for total in found.values())
+
+
+def _overrun(overrun: Overrun) -> Difference:
+    stage, topic, partition, position, begin = overrun
+    link = READERS[stage, topic]
+    return Difference(
+        key=f"{link}/{stage}/{topic}/{partition}",
+        link=link,
+        sentence=f"{overrun}. {REMEDY}",
+        expected=str(begin - position),
+        found="0",
+    )
 
 
 def _input(positions: Positions) -> Iterator[Difference]:

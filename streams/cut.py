@@ -19,6 +19,7 @@ from typing import NamedTuple
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from pipeline.errors import Retry, Stop
+from pipeline.overrun import Overrun
 from pipeline.record import Record
 from schemas.topics import EVENTS
 from streams.ask_leader import watermarks
@@ -83,6 +84,23 @@ def committed(kafka: Mapping[str, str], stage: str, topic: str) -> list[int | No
         if place.error is not None:
             raise KafkaException(place.error)
     return [place.offset if place.offset >= 0 else None for place in found]
+
+
+def overruns(kafka: Mapping[str, str], stage: str, topic: str) -> Iterator[Overrun]:
+    """Where a stage would stop at its start, as its position lies before all that is left.
+
+    Nobody knows any more whether anything but markers of transactions lay in between.
+
+    Raises:
+        Stop: the topic does not exist.
+        KafkaException: the broker does not answer.
+    """
+    # Before the positions: what is deleted once the stage has passed it is not lost.
+    begins = [extent.begin for extent in _extents(kafka, topic, "read_committed")]
+    both = zip(committed(kafka, stage, topic), begins, strict=False)
+    for partition, (position, begin) in enumerate(both):
+        if position is not None and position < begin:
+            yield Overrun(stage, topic, partition, position, begin)
 
 
 def read_between(

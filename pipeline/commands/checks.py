@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from pipeline.commands.definitions import read_definitions
 from pipeline.errors import Retry, Stop
+from pipeline.overrun import READERS, REMEDY
 from pipeline.settings import Settings, cache_directory
 from schemas.topics import CATALOGUE, EVENTS
 
@@ -133,6 +134,8 @@ def kafka(settings: Settings) -> Iterator[Finding]:
     yield from positions(cluster.config)
     try_transactions(settings.kafka(), ANSWER_SECONDS_MAX)
     yield good("transactions begin")
+    if not missing:
+        yield from losses(settings.kafka())
 
 
 def positions(broker: Mapping[str, str]) -> Iterator[Finding]:
@@ -150,6 +153,18 @@ def positions(broker: Mapping[str, str]) -> Iterator[Finding]:
         )
     else:
         yield good("positions are remembered for as long as records are kept")
+
+
+def losses(servers: Mapping[str, str]) -> Iterator[Finding]:
+    """What was deleted, with the position of a stage in it."""
+    from streams.cut import explained, overruns
+
+    with explained("doctor"):
+        found = [str(each) for reader in READERS for each in overruns(servers, *reader)]
+    if found:
+        yield bad("\n".join(found), REMEDY)
+    else:
+        yield good("no position of intake, tally or clickhouse was deleted")
 
 
 def clickhouse(settings: Settings) -> Iterator[Finding]:

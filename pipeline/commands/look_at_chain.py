@@ -16,6 +16,7 @@ from pipeline.commands.look_at_positions import Passed, PositionLook
 from pipeline.difference import instant, shown
 from pipeline.open_frame import open_frame
 from pipeline.open_message import open_message
+from pipeline.overrun import READERS, Overrun
 from pipeline.reconcile_bill import Bills, Window
 from pipeline.reconcile_chain import Confirmed, Seen, left_out, unreadable
 from pipeline.reconcile_ledger import Outcomes, Positions, Tally
@@ -34,7 +35,7 @@ from sinks.clickhouse.connect import Connection
 from sinks.stripe.client import calls_per_second, stripe_client
 from sinks.stripe.read import meter_ids, summaries
 from streams.chain import Tail, named_by_definitions
-from streams.cut import committed, extents
+from streams.cut import committed, extents, overruns
 
 
 class Look(NamedTuple):
@@ -144,6 +145,7 @@ class Chain:
             summaries=sums,
             without_meter=without_meter,
             versions=versions,
+            overruns=[] if self._positions is None else self._overruns(),
         )
         not_checked += _left_out(seen)
         return Look(self._selection, seen, waits, not_checked, older)
@@ -155,6 +157,9 @@ class Chain:
     def _committed(self, stage: str, topic: Topic) -> dict[int, int]:
         found = committed(self._kafka, stage, topic.name)
         return {partition: offset or 0 for partition, offset in enumerate(found)}
+
+    def _overruns(self) -> list[Overrun]:
+        return [each for reader in READERS for each in overruns(self._kafka, *reader)]
 
     def _recompute(
         self, client: Client, versions: Mapping[str, Named], not_checked: list[NotChecked]

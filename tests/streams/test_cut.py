@@ -12,11 +12,19 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import Retry, Stop
+from pipeline.overrun import Overrun
 from schemas.topics import EVENTS
 from streams import cut
-from streams.cut import Extent, committed, explained, extents, read_between
+from streams.cut import Extent, committed, explained, extents, overruns, read_between
 from streams.local_kafka import LocalKafka
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, create, open_transaction, publish
+from tests.streams.on_kafka import (
+    WAIT_SECONDS_MAX,
+    create,
+    open_transaction,
+    publish,
+    set_position,
+)
+from tests.streams.transacting import delete_before
 
 
 @pytest.fixture
@@ -70,6 +78,18 @@ def test_it_does_not_wait_for_what_a_producer_leaves_undecided_on_usage_events(
 
 def test_a_group_that_confirmed_nothing_has_no_positions(kafka: str, topic: str) -> None:
     assert committed({"bootstrap.servers": kafka}, topic, topic) == [None, None]
+
+
+def test_a_position_is_overrun_until_it_is_set_behind_what_was_deleted(
+    kafka: str, topic: str
+) -> None:
+    settings = {"bootstrap.servers": kafka}
+    publish(kafka, topic, [(0, b"deleted")] * 3 + [(0, b"left")])
+    delete_before(kafka, topic, 3)
+    assert list(overruns(settings, topic, topic)) == []
+    for position, found in ((0, [Overrun(topic, topic, 0, 0, 3)]), (3, [])):
+        set_position(kafka, topic, topic, position)
+        assert list(overruns(settings, topic, topic)) == found
 
 
 def test_a_topic_that_does_not_exist_is_said(kafka: str) -> None:

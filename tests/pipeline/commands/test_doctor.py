@@ -19,6 +19,7 @@ from pipeline.commands.checks import (
     disk,
     good,
     local_kafka,
+    losses,
     packages,
 )
 from pipeline.commands.doctor import Check, run
@@ -30,6 +31,8 @@ from streams.cluster import TopicState, topic_faults
 from streams.local_kafka import LocalKafka
 from streams.local_kafka_settings import SETTINGS
 from streams.topics import create_topics
+from tests.streams.on_kafka import publish, set_position
+from tests.streams.transacting import delete_before
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = "from pipeline.cli import main; main()"
@@ -90,6 +93,7 @@ def test_where_everything_works_it_says_so_and_ends_with_0(up: dict[str, str]) -
     assert "topics have the right partitions, retention and clean-up" in lines(output, "Kafka")
     assert "positions are remembered" in lines(output, "Kafka")
     assert "transactions begin" in lines(output, "Kafka")
+    assert "no position of intake, tally or clickhouse was deleted" in lines(output, "Kafka")
     assert "its tables are those of this version" in lines(output, "ClickHouse")
     assert "a stand-in takes the key" in lines(output, "Stripe")
     assert "1 meters, 0 plans" in lines(output, "Definitions")
@@ -295,6 +299,25 @@ def test_a_broker_that_forgets_positions_before_records_is_said(
     assert "forgotten when it was down for 10080 minutes" in lines(output, "Kafka")
     assert "offsets.retention.minutes of all brokers to at least 57600" in lines(output, "Kafka")
     assert output.count(Mark.BAD) == 1
+
+
+def test_a_position_that_was_deleted_is_said_until_it_is_set_behind_the_loss(
+    up: dict[str, str],
+) -> None:
+    address = up["METERLINE_BOOTSTRAP_SERVERS"]
+    publish(address, METERED.name, [(0, b"deleted")] * 3)
+    delete_before(address, METERED.name, 3)
+    set_position(address, "tally", METERED.name, 1)
+    (finding,) = losses({"bootstrap.servers": address})
+    assert finding.mark is Mark.BAD
+    assert finding.what == (
+        "usage.metered partition 0: offsets from 1 to before 3 were deleted before tally had read "
+        "them"
+    )
+    assert '"Lost positions" in docs/operating.md' in finding.remedy
+    set_position(address, "tally", METERED.name, 3)
+    (finding,) = losses({"bootstrap.servers": address})
+    assert finding.mark is Mark.GOOD
 
 
 def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str]) -> None:

@@ -22,6 +22,8 @@ from schemas.billing import Delivery, Delta
 from schemas.discrepancy import Discrepancy
 from schemas.reconciliation import Reconciliation
 from schemas.topics import Topic
+from streams.backlog import backlog
+from streams.cut import committed, extents
 from tests.pipeline.commands.whole_system import SHARDS, WholeSystem, whole_system
 from tests.streams.on_kafka import read, wait_until
 
@@ -139,6 +141,36 @@ def test_what_retention_deleted_is_not_counted_and_no_difference(system: WholeSy
     assert found.differences == ()
     assert {row.kafka for row in found.periods} == {None}
     assert {row.recomputed == row.clickhouse for row in found.periods} == {True}
+
+
+def test_what_was_deleted_before_a_stage_had_read_it_is_a_difference(system: WholeSystem) -> None:
+    with system.run():
+        system.send(200)
+        system.settle()
+    with system.run(["intake"]):
+        system.send(100, seed=2)
+        wait_until(lambda: backlog(system.kafka, "intake", [topics.EVENTS.name]) == 0, "taken in")
+    assert checked(system).differences == ()
+
+    before = committed(system.kafka, "tally", topics.METERED.name)
+    delete(system, topics.METERED)
+    begins = [extent.begin for extent in extents(system.kafka, ["usage.metered"])["usage.metered"]]
+    found = checked(system).differences
+    assert [each.key for each in found] == [
+        f"{reader}/usage.metered/{shard}"
+        for reader in ("input/tally", "stored/clickhouse")
+        for shard in range(SHARDS)
+    ]
+    assert found[1].sentence.startswith(
+        f"usage.metered partition 1: offsets from {before[1]} to before {begins[1]} were deleted "
+        "before tally had read them. Restore the topic from a backup"
+    )
+
+    system.send(100, seed=3)
+    delete(system, topics.EVENTS)
+    assert {each.key for each in checked(system).differences} - {each.key for each in found} == {
+        f"input/intake/usage.events/{partition}" for partition in range(SHARDS)
+    }
 
 
 def test_a_meter_that_came_later_counts_from_then_on(system: WholeSystem, tmp_path: Path) -> None:
