@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks import clickhouse_insert, clickhouse_merges, clickhouse_queries
 from benchmarks.clickhouse_report import draw, tables
+from benchmarks.command import run
 from benchmarks.options import folder, positive
 from benchmarks.stages import machine
 
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

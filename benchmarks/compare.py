@@ -16,9 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +25,7 @@ from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 from rich.console import Console
 
+from benchmarks.command import run
 from benchmarks.compare_report import Comparison, chart, document, markdown, table
 from benchmarks.contenders import CONSUME, CONTENDERS, METERLINE, METERLINE_SHARDS, ROOT, STAGES
 from benchmarks.options import file, positive
@@ -149,8 +148,6 @@ def _main() -> int:
         "--report", type=file, default=str(_REPORTS / "compare.md"), metavar="FILE"
     )
     chosen = options.parse_args()
-    # So that an end from outside ends the broker and the contender too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     say = Console(stderr=True, highlight=False)
     compared = compare(chosen.events, chosen.only, say, chosen.warm_up)
     screen = Console(highlight=False)
@@ -170,4 +167,4 @@ def _main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    run(_main)

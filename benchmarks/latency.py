@@ -30,6 +30,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.backlog import decided, drain
+from benchmarks.command import run
 from benchmarks.histogram import Histogram
 from benchmarks.latency_load import Load, Observer, Sent, packed_ms, send
 from benchmarks.latency_report import chart, markdown, table
@@ -280,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

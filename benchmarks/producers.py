@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts
+from benchmarks.command import run
 from benchmarks.options import folder, positive
 from benchmarks.stages import SEED, Measured, events, expected, intake, machine, tally
 from benchmarks.totals import check_totals, published_totals
@@ -231,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
+from benchmarks.command import run
 from benchmarks.options import file, positive
 from benchmarks.recovery_report import markdown, table
 from benchmarks.stages import CUSTOMERS, DEFINITIONS, SEED, machine
@@ -316,4 +317,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

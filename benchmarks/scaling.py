@@ -22,6 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.command import run
 from benchmarks.options import file, folder, positive
 from benchmarks.scaling_core import BATCH, Shape, drive
 from benchmarks.scaling_ids import claim_ids
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

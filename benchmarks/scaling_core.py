@@ -6,13 +6,12 @@ over all shards. Time for making events and for checking totals does not count.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import psutil
 import pyarrow as pa
@@ -58,9 +57,9 @@ def drive(shape: Shape, marks: Sequence[int] = ()) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: the totals are wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="meterline-scaling-") as scratch:
-        file = Path(scratch, "totals.arrow")
-        _warm_up(shape, file)
+    _warm_up(shape)
+    # It has no name, so that nothing of it is left where this process is killed.
+    with TemporaryFile() as file:
         driven = _Driven(shape, file)
         found = []
         for number, batch in enumerate(shape.workload.batches(shape.batch)):
@@ -71,15 +70,15 @@ def drive(shape: Shape, marks: Sequence[int] = ()) -> list[dict[str, Any]]:
             if done in marks or done == shape.events:
                 found.append(driven.figures(done))
         driven.close()
-        with file.open("rb") as opened:
-            check_totals(pa.ipc.open_stream(opened), expected(shape.workload))
+        file.seek(0)
+        check_totals(pa.ipc.open_stream(file), expected(shape.workload))
     return found
 
 
 class _Driven:
     """Intake and tally with all shards, and what has been measured of them."""
 
-    def __init__(self, shape: Shape, file: Path) -> None:
+    def __init__(self, shape: Shape, file: IO[bytes]) -> None:
         self._shape = shape
         self._intake = IntakeStage(DEFINITIONS, shape.shards)
         self._tally = TallyStage(shape.shards)
@@ -91,7 +90,7 @@ class _Driven:
         self._bytes = Counter[str]()
         self._steps = {kind: Histogram() for kind in ("plain", "growth", "snapshot")}
         self._slots = dict[int, int]()
-        self._file = file.open("wb")
+        self._file = file
         self._totals: pa.ipc.RecordBatchStreamWriter | None = None
         self._note(self._intake.announce())
         self.count()
@@ -149,7 +148,6 @@ class _Driven:
         """All totals are in the file."""
         if self._totals is not None:
             self._totals.close()
-        self._file.close()
 
     def _note(self, outgoing: Sequence[Outgoing]) -> None:
         for record in outgoing:
@@ -175,14 +173,15 @@ class _Driven:
         return slots > before
 
 
-def _warm_up(shape: Shape, file: Path) -> None:
+def _warm_up(shape: Shape) -> None:
     """Whatever is imported or compiled at its first use is not part of an event's cost."""
     small = replace(shape, events=2_000, customers=100)
-    driven = _Driven(small, file)
-    for batch in small.workload.batches():
-        driven.take_in(batch)
-        driven.count()
-    driven.close()
+    with TemporaryFile() as file:
+        driven = _Driven(small, file)
+        for batch in small.workload.batches():
+            driven.take_in(batch)
+            driven.count()
+        driven.close()
 
 
 def _headers(outgoing: Sequence[Outgoing]) -> Iterator[dict[str, Any]]:

@@ -32,6 +32,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import run
 from benchmarks.options import positive
 from benchmarks.peers.consume import consume
 from benchmarks.totals import Key, check_totals, published_totals
@@ -336,4 +337,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import charts, stripe_loopback
+from benchmarks.command import run
 from benchmarks.options import folder, positive
 from benchmarks.stages import machine
 from benchmarks.stripe_outside import MemoryKafka, RateLimit, SlowWire
@@ -249,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
