@@ -29,7 +29,7 @@ from rich.console import Console
 from benchmarks import clickhouse_insert, clickhouse_merges, clickhouse_queries
 from benchmarks.clickhouse_report import draw, tables
 from benchmarks.command import run
-from benchmarks.options import folder, positive
+from benchmarks.options import duration, events_number, folder, positive
 from benchmarks.stages import machine
 
 #: The names of queries are long.
@@ -69,11 +69,13 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to measure")
     options.add_argument(
-        "--events", type=positive, default=1_000_000, help="inserted in each round"
+        "--events", type=events_number, default=1_000_000, help="inserted in each round"
     )
     options.add_argument("--rounds", type=positive, default=3, help="of inserts")
-    options.add_argument("--minutes", type=float, default=10, help="of inserting at full speed")
-    options.add_argument("--sample-seconds", type=float, default=5, help="between looks at parts")
+    options.add_argument("--minutes", type=duration, default=10, help="of inserting at full speed")
+    options.add_argument(
+        "--sample-seconds", type=duration, default=5, help="between looks at parts"
+    )
     options.add_argument(
         "--rows", type=positive, default=100_000_000, help="events that are queried"
     )
@@ -87,6 +89,8 @@ def main() -> None:
         "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     chosen = options.parse_args()
+    if chosen.sample_seconds >= 60 * chosen.minutes:
+        options.error("--sample-seconds: nothing would be looked at within --minutes")
     saved = chosen.folder / "clickhouse.json"
     results = json.loads(saved.read_text()) if saved.exists() else {}
     results |= measure(chosen.only, chosen, Console(stderr=True))
@@ -96,8 +100,8 @@ def main() -> None:
     console = Console(highlight=False, width=_WIDTH)
     for table in tables({part: results[part] for part in chosen.only}):
         console.print(table)
-    saved.write_text(json.dumps(results, indent=1) + "\n")
     draw(results, chosen.folder)
+    saved.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

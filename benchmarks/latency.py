@@ -35,7 +35,7 @@ from benchmarks.histogram import Histogram
 from benchmarks.latency_load import Load, Observer, Sent, packed_ms, send
 from benchmarks.latency_report import chart, markdown, table
 from benchmarks.meters import DEFINITIONS
-from benchmarks.options import folder, positive
+from benchmarks.options import duration, duration_or_none, folder, positive
 from benchmarks.stages import machine
 from benchmarks.under_load import Processes, settings_for
 from benchmarks.usage import Usage
@@ -239,11 +239,11 @@ def _ends(deployed: Deployment, topic: str) -> dict[int, int]:
 def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--seconds", type=float, default=60, help="of each load that count")
-    options.add_argument("--warm-up", type=float, default=10, help="seconds before that")
+    options.add_argument("--seconds", type=duration, default=60, help="of each load that count")
+    options.add_argument("--warm-up", type=duration_or_none, default=10, help="seconds before that")
     options.add_argument(
         "--first-warm-up",
-        type=float,
+        type=duration_or_none,
         default=_WARM_UP_SECONDS,
         help=f"seconds of {_WARM_UP_PER_SECOND:,} events each at first, until the broker's JVM has "
         "compiled what they need",
@@ -275,9 +275,10 @@ def main() -> None:
         Console(stderr=True),
     )
     Console(highlight=False).print(table(results))
-    (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")
-    (chosen.folder / "latency.md").write_text(markdown(results), encoding="utf-8")
+    page = markdown(results)
     chart(results, chosen.folder / "latency.svg")
+    (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")
+    (chosen.folder / "latency.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from tempfile import TemporaryFile
+
+from benchmarks.workload import Workload
 
 
 def positive(text: str) -> int:
@@ -17,6 +20,60 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
+def events_number(text: str) -> int:
+    """So many events as a workload can have.
+
+    Raises:
+        ArgumentTypeError: there are none, or more.
+        ValueError: it is no integer.
+    """
+    number = positive(text)
+    try:
+        return Workload(number).events
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def customers_number(text: str) -> int:
+    """So many customers as a workload can have.
+
+    Raises:
+        ArgumentTypeError: there are none, or more.
+        ValueError: it is no integer.
+    """
+    number = positive(text)
+    try:
+        return Workload(0, number).customers
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def duration(text: str) -> float:
+    """A finite number above zero.
+
+    Raises:
+        ArgumentTypeError: it is another one.
+        ValueError: it is no number.
+    """
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero, or not finite")
+    return number
+
+
+def duration_or_none(text: str) -> float:
+    """A finite number, zero or above.
+
+    Raises:
+        ArgumentTypeError: it is another one.
+        ValueError: it is no number.
+    """
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is below zero, or not finite")
     return number
 
 

@@ -226,9 +226,9 @@ def main() -> None:
     console = Console(highlight=False)
     console.print(table(results))
     console.print(f"Load average before: {results['load_average_before']:.2f}. Totals are right.")
+    chart(results, chosen.folder / "producers.svg")
     text = json.dumps(results, indent=1)
     (chosen.folder / "producers.json").write_text(f"{text}\n")
-    chart(results, chosen.folder / "producers.svg")
 
 
 if __name__ == "__main__":

@@ -18,16 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from benchmarks.command import run
-from benchmarks.options import file, folder, positive
+from benchmarks.options import customers_number, events_number, file, folder, positive
 from benchmarks.scaling_core import BATCH, Shape, drive
 from benchmarks.scaling_ids import claim_ids
 from benchmarks.scaling_kafka import on_kafka
-from benchmarks.scaling_report import charts, refresh, table
+from benchmarks.scaling_report import around, charts, refreshed, table
 from benchmarks.stages import machine
 from benchmarks.workload import Workload
 
@@ -112,29 +113,48 @@ def _decades(events_max: int) -> list[int]:
     return marks
 
 
+def _page(text: str) -> Path:
+    """A page that takes figures.
+
+    Raises:
+        ArgumentTypeError: it does not, or cannot be written.
+    """
+    page = file(text)
+    try:
+        around(page)
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return page
+
+
 def main() -> None:
     """Measures, prints and saves."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument(
         "--events-max",
-        type=positive,
+        type=events_number,
         default=10_000_000,
         help="the most events; 100000000 take 20 minutes",
     )
     options.add_argument(
-        "--events-each", type=positive, default=1_000_000, help="events of every other point"
+        "--events-each", type=events_number, default=1_000_000, help="events of every other point"
     )
     options.add_argument("--ids-max", type=positive, default=100_000_000, help="ids in one table")
-    options.add_argument("--kafka-events", type=positive, default=3_000_000, help="events on Kafka")
+    options.add_argument(
+        "--kafka-events", type=events_number, default=3_000_000, help="events on Kafka"
+    )
     options.add_argument(
         "--kafka-customers",
-        type=positive,
+        type=customers_number,
         nargs="*",
         default=[10, 1_000_000],
         help="besides 10,000",
     )
     options.add_argument(
-        "--customers", type=positive, nargs="+", default=[10, 1_000, 10_000, 100_000, 1_000_000]
+        "--customers",
+        type=customers_number,
+        nargs="+",
+        default=[10, 1_000, 10_000, 100_000, 1_000_000],
     )
     options.add_argument("--shards", type=positive, nargs="+", default=[1, 4, 16, 64])
     options.add_argument("--tally-processes", type=positive, nargs="+", default=[1, 2])
@@ -142,7 +162,7 @@ def main() -> None:
         "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     options.add_argument(
-        "--page", type=file, default="docs/scaling.md", help="whose figures are refreshed"
+        "--page", type=_page, default="docs/scaling.md", help="whose figures are refreshed"
     )
     options.add_argument(
         "--only", nargs="+", choices=_SWEEPS, help="measure these, and keep the rest as it is saved"
@@ -155,9 +175,10 @@ def main() -> None:
     sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
     results = kept | measure(sizes, chosen.only or _SWEEPS, Console(stderr=True))
     Console(highlight=False).print(table(results))
-    saved.write_text(json.dumps(results, indent=1) + "\n")
+    page = refreshed(chosen.page, results)
     charts(results, chosen.folder)
-    refresh(chosen.page, results)
+    saved.write_text(json.dumps(results, indent=1) + "\n")
+    chosen.page.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

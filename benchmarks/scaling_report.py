@@ -64,8 +64,18 @@ def charts(results: dict[str, Any], folder: Path) -> None:
         )
 
 
-def refresh(page: Path, results: dict[str, Any]) -> None:
-    """Write the figures into the page, between its two marks.
+def refreshed(page: Path, results: dict[str, Any]) -> str:
+    """The page with these figures between its two marks.
+
+    Raises:
+        ValueError: the page lacks them.
+    """
+    before, after = around(page)
+    return f"{before}\n{_figures(results)}\n{after}"
+
+
+def around(page: Path) -> tuple[str, str]:
+    """What stands before and after the page's figures, its two marks included.
 
     Raises:
         ValueError: the page lacks them.
@@ -75,7 +85,7 @@ def refresh(page: Path, results: dict[str, Any]) -> None:
     _, end, after = rest.partition(_END)
     if not (begin and end):
         raise ValueError(f"{page} has no {_BEGIN} … {_END}")
-    page.write_text(f"{before}{begin}\n{_figures(results)}\n{end}{after}", encoding="utf-8")
+    return before + begin, end + after
 
 
 def _figures(results: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks import charts, stripe_loopback
 from benchmarks.command import run
-from benchmarks.options import folder, positive
+from benchmarks.options import duration_or_none, folder, positive
 from benchmarks.stages import machine
 from benchmarks.stripe_outside import MemoryKafka, RateLimit, SlowWire
 from benchmarks.virtual_time import VirtualPool, VirtualTime
@@ -237,7 +237,7 @@ def main() -> None:
     options.add_argument("--customers", type=positive, default=100_000, help="three meters each")
     options.add_argument("--connections", type=positive, nargs="+", default=[8, 32, 128])
     options.add_argument(
-        "--call-ms", type=float, nargs="+", default=[50, 150], help="what a call takes"
+        "--call-ms", type=duration_or_none, nargs="+", default=[50, 150], help="what a call takes"
     )
     options.add_argument(
         "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
@@ -245,8 +245,8 @@ def main() -> None:
     chosen = options.parse_args()
     results = measure(chosen.customers, chosen.connections, chosen.call_ms, Console(stderr=True))
     Console(highlight=False, width=_WIDTH).print(table(results))
-    (chosen.folder / "stripe_flush.json").write_text(json.dumps(results, indent=1) + "\n")
     chart(results, chosen.folder / "stripe_flush.svg")
+    (chosen.folder / "stripe_flush.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

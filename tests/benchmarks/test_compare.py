@@ -8,10 +8,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
+from benchmarks import compare
 from benchmarks.compare_report import Comparison, document, markdown
 from benchmarks.contender import Command, Contender, LeftOut, Place
 from benchmarks.contenders import (
@@ -193,6 +195,22 @@ def compared() -> Comparison:
     contenders = [METERLINE, KAFKA_STREAMS, CONTENDERS["faust"]]
     idle = (0.1, 0.2, 0.3)
     return Comparison(Workload(1_000), results, contenders, {"machine": "2 x fast"}, idle, idle)
+
+
+def test_who_ends_while_the_chart_is_drawn_finds_the_figures_as_they_were(
+    compared: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    files = [tmp_path / f"compare.{name}" for name in ("json", "svg", "md")]
+    places = zip(("--json", "--chart", "--report"), map(str, files), strict=True)
+    monkeypatch.setattr("sys.argv", ["compare", *chain(*places)])
+    monkeypatch.setattr(compare, "compare", lambda *_: compared)
+    monkeypatch.setattr(compare, "chart", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare.main()
+    assert not any(file.exists() for file in files)
 
 
 def test_the_report_has_ratios_reasons_settings_and_machine(compared: Comparison) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from argparse import ArgumentTypeError
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,21 +12,31 @@ import pytest
 from benchmarks.options import file, folder
 from tests.benchmarks.running import ROOT
 
+Refusal = Callable[..., str]
 
-def refusal(name: str, *options: str) -> str:
-    """What `python -m benchmarks.NAME` says when it ends at once, for its options."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ran.returncode == 2, ran.stdout + ran.stderr
-    return ran.stderr
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refusal:
+    """What a benchmark's command says when it ends at once, for its options."""
+
+    def said(name: str, *options: str) -> str:
+        monkeypatch.chdir(ROOT)
+        monkeypatch.setattr("sys.argv", [name, *options])
+        with pytest.raises(SystemExit, match=r"^2$"):
+            import_module(f"benchmarks.{name}").main()
+        return capsys.readouterr().err
+
+    return said
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
     [
         ("clickhouse", ("--rows", "0")),
+        ("clickhouse", ("--minutes", "0")),
         ("compare", ("--events", "-5")),
         ("latency", ("--rates", "0")),
+        ("latency", ("--seconds", "-3")),
         ("producers", ("--events", "0")),
         ("recovery", ("--ids", "0")),
         ("scaling", ("--shards", "4", "0")),
@@ -34,8 +44,54 @@ def refusal(name: str, *options: str) -> str:
         ("stripe_flush", ("--customers", "-5")),
     ],
 )
-def test_none_or_less_of_anything_is_refused(name: str, options: tuple[str, ...]) -> None:
+def test_none_or_less_of_anything_is_refused(
+    name: str, options: tuple[str, ...], refusal: Refusal
+) -> None:
     assert f"argument {options[0]}: {options[-1]} is not above zero" in refusal(name, *options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("compare", ("--warm-up", "-1")),
+        ("latency", ("--first-warm-up", "inf")),
+        ("stripe_flush", ("--call-ms", "50", "nan")),
+    ],
+)
+def test_durations_are_finite_and_not_below_zero(
+    name: str, options: tuple[str, ...], refusal: Refusal
+) -> None:
+    said = refusal(name, *options)
+    assert f"argument {options[0]}: {options[-1]} is below zero, or not finite" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clickhouse", ("--events", "99999999999")),
+        ("compare", ("--events", "99999999999")),
+        ("scaling", ("--events-max", "99999999999")),
+        ("scaling", ("--customers", "10", "5000000")),
+    ],
+)
+def test_more_than_a_workload_can_have_is_refused(
+    name: str, options: tuple[str, ...], refusal: Refusal
+) -> None:
+    assert f"argument {options[0]}: {options[-1]} " in (said := refusal(name, *options))
+    assert "are possible" in said
+
+
+def test_parts_are_looked_at_while_rows_are_inserted(refusal: Refusal) -> None:
+    assert "nothing would be looked at" in refusal("clickhouse", "--minutes", "0.05")
+
+
+def test_a_page_that_takes_no_figures_is_refused(tmp_path: Path, refusal: Refusal) -> None:
+    page = tmp_path / "scaling.md"
+    assert f"argument --page: [Errno 2] No such file or directory: '{page}'" in refusal(
+        "scaling", "--page", str(page)
+    )
+    page.write_text("# Nothing marked\n")
+    assert f"argument --page: {page} has no <!-- figures" in refusal("scaling", "--page", str(page))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +107,7 @@ def test_none_or_less_of_anything_is_refused(name: str, options: tuple[str, ...]
     ],
 )
 def test_where_no_result_can_be_saved_none_is_measured(
-    name: str, option: str, tmp_path: Path
+    name: str, option: str, tmp_path: Path, refusal: Refusal
 ) -> None:
     no_folder = tmp_path / "file"
     no_folder.touch()

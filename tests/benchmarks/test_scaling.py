@@ -15,7 +15,7 @@ from benchmarks.backlog import send_all
 from benchmarks.scaling_core import Shape, drive
 from benchmarks.scaling_kafka import on_kafka
 from benchmarks.scaling_model import Model
-from benchmarks.scaling_report import refresh
+from benchmarks.scaling_report import refreshed
 from benchmarks.workload import Workload
 from pipeline.record import Outgoing, Record, Records
 from streams.intake import IntakeStage
@@ -79,7 +79,7 @@ def test_only_a_page_with_both_marks_takes_figures(tmp_path: Path) -> None:
     page = tmp_path / "scaling.md"
     page.write_text("# Nothing marked\n")
     with pytest.raises(ValueError, match="has no"):
-        refresh(page, {})
+        refreshed(page, {})
 
 
 def measured(folder: Path, *options: str) -> dict[str, Any]:
