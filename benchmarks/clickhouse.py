@@ -93,10 +93,11 @@ def main() -> None:
         options.error("--sample-seconds: nothing would be looked at within --minutes")
     saved = chosen.folder / "clickhouse.json"
     results = json.loads(saved.read_text()) if saved.exists() else {}
+    here = machine() | {name: version(name) for name in ("chdb", "clickhouse-connect")}
+    if {*PARTS} & results.keys() - {*chosen.only} and results["machine"] != here:
+        options.error(f"--only: what {saved} keeps was measured on another machine or system")
     results |= measure(chosen.only, chosen, Console(stderr=True))
-    results["machine"] = machine() | {
-        name: version(name) for name in ("chdb", "clickhouse-connect")
-    }
+    results["machine"] = here
     console = Console(highlight=False, width=_WIDTH)
     for table in tables({part: results[part] for part in chosen.only}):
         console.print(table)

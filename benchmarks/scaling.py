@@ -89,6 +89,13 @@ def measure(sizes: Sizes, sweeps: Sequence[str], say: Console) -> dict[str, Any]
     return results | {"load_average_before": load_before, "machine": machine()}
 
 
+def added(kept: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """Kept figures with those that were measured now; under the highest load of both."""
+    load = "load_average_before"
+    highest = max(figures[load] for figures in (kept, measured) if figures)
+    return kept | measured | {load: highest}
+
+
 def _on_kafka(sizes: Sizes, say: Console) -> Iterator[dict[str, Any]]:
     for heaviest_share in _HEAVIEST:
         for count in sizes.tally_processes:
@@ -172,8 +179,10 @@ def main() -> None:
     if chosen.only and not saved.exists():
         options.error(f"--only needs the figures of a whole run in {saved}")
     kept = json.loads(saved.read_text()) if chosen.only else {}
+    if kept and kept["machine"] != machine():
+        options.error(f"--only: what {saved} keeps was measured on another machine or system")
     sizes = Sizes(**{one.name: getattr(chosen, one.name) for one in fields(Sizes)})
-    results = kept | measure(sizes, chosen.only or _SWEEPS, Console(stderr=True))
+    results = added(kept, measure(sizes, chosen.only or _SWEEPS, Console(stderr=True)))
     Console(highlight=False).print(table(results))
     page = refreshed(chosen.page, results)
     charts(results, chosen.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.options import file, folder
+from benchmarks.stages import machine
 from tests.benchmarks.running import ROOT
 
 Refusal = Callable[..., str]
@@ -83,6 +85,17 @@ def test_more_than_a_workload_can_have_is_refused(
 
 def test_parts_are_looked_at_while_rows_are_inserted(refusal: Refusal) -> None:
     assert "nothing would be looked at" in refusal("clickhouse", "--minutes", "0.05")
+
+
+@pytest.mark.parametrize(("name", "kept"), [("clickhouse", "queries"), ("scaling", "kafka")])
+def test_figures_of_another_machine_are_not_kept_beside_those_of_this_one(
+    name: str, kept: str, tmp_path: Path, refusal: Refusal
+) -> None:
+    saved = tmp_path / f"{name}.json"
+    saved.write_text(json.dumps({kept: [], "machine": machine() | {"system": "another"}}))
+    only = {"clickhouse": "insert", "scaling": "ids"}[name]
+    said = refusal(name, "--only", only, "--folder", str(tmp_path))
+    assert f"--only: what {saved} keeps was measured on another machine" in said
 
 
 def test_a_page_that_takes_no_figures_is_refused(tmp_path: Path, refusal: Refusal) -> None:

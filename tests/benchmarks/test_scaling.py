@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import scaling_core, scaling_kafka
 from benchmarks.backlog import send_all
+from benchmarks.scaling import added
 from benchmarks.scaling_core import Shape, drive
 from benchmarks.scaling_kafka import on_kafka
 from benchmarks.scaling_model import Model
@@ -80,6 +81,15 @@ def test_only_a_page_with_both_marks_takes_figures(tmp_path: Path) -> None:
     page.write_text("# Nothing marked\n")
     with pytest.raises(ValueError, match="has no"):
         refreshed(page, {})
+
+
+def test_what_is_measured_again_has_the_highest_load_of_all_that_is_there() -> None:
+    busy, idle = ({"load_average_before": load} for load in (4.1, 0.2))
+    assert added(busy | {"ids": 1, "kafka": 2}, idle | {"ids": 3}) == (
+        busy | {"ids": 3, "kafka": 2}
+    )
+    assert added(idle, busy) == busy
+    assert added({}, idle) == idle
 
 
 def measured(folder: Path, *options: str) -> dict[str, Any]:
