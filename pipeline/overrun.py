@@ -8,14 +8,16 @@ from typing import NamedTuple
 from schemas import topics
 from schemas.discrepancy import Link
 
-#: A stage that counts or stores and a topic that it reads → the link that lacks what it missed.
-READERS: Mapping[tuple[str, str], Link] = {
-    ("intake", topics.EVENTS.name): "input",
-    ("tally", topics.METERED.name): "input",
-    ("clickhouse", topics.METERED.name): "stored",
-    ("clickhouse", topics.DECISIONS.name): "stored",
-    ("clickhouse", topics.REJECTED.name): "stored",
-    ("clickhouse", topics.TOTALS.name): "totals",
+#: A stage that counts or stores → a topic that it reads → the link that lacks what it missed.
+READERS: Mapping[str, Mapping[str, Link]] = {
+    "intake": {topics.EVENTS.name: "input"},
+    "tally": {topics.METERED.name: "input"},
+    "clickhouse": {
+        topics.METERED.name: "stored",
+        topics.DECISIONS.name: "stored",
+        topics.REJECTED.name: "stored",
+        topics.TOTALS.name: "totals",
+    },
 }
 
 REMEDY = (

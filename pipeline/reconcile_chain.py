@@ -150,7 +150,7 @@ def unreadable(found: Mapping[Key, Recomputed]) -> int:
 
 def _overrun(overrun: Overrun) -> Difference:
     stage, topic, partition, position, begin = overrun
-    link = READERS[stage, topic]
+    link = READERS[stage][topic]
     return Difference(
         key=f"{link}/{stage}/{topic}/{partition}",
         link=link,

@@ -12,17 +12,20 @@ further either.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pipeline.errors import Retry, Stop
 from pipeline.overrun import Overrun
 from pipeline.record import Record
 from schemas.topics import EVENTS
-from streams.ask_leader import watermarks
+from streams.ask_leader import answered, watermarks
+from streams.clients import Place
+from streams.cluster import ask_for_topics
 from streams.failures import stop_if_hopeless
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
@@ -77,30 +80,24 @@ def committed(kafka: Mapping[str, str], stage: str, topic: str) -> list[int | No
     Raises:
         KafkaException: the broker does not answer.
     """
-    places = [TopicPartition(topic, number) for number in range(partition_count(kafka, topic))]
-    with _consumer(kafka, "read_committed", group_of(stage)) as consumer:
-        found = consumer.committed(places, timeout=_ANSWER_SECONDS)
-    for place in found:
-        if place.error is not None:
-            raise KafkaException(place.error)
-    return [place.offset if place.offset >= 0 else None for place in found]
+    places = [(topic, number) for number in range(partition_count(kafka, topic))]
+    return [*_committed(kafka, stage, places).values()]
 
 
-def overruns(kafka: Mapping[str, str], stage: str, topic: str) -> Iterator[Overrun]:
+def overruns(kafka: Mapping[str, str], stage: str, topics: Iterable[str]) -> Iterator[Overrun]:
     """Where a stage would stop at its start, as its position lies before all that is left.
 
     Nobody knows any more whether anything but markers of transactions lay in between.
 
     Raises:
-        Stop: the topic does not exist.
+        Stop: a topic does not exist.
         KafkaException: the broker does not answer.
     """
     # Before the positions: what is deleted once the stage has passed it is not lost.
-    begins = [extent.begin for extent in _extents(kafka, topic, "read_committed")]
-    both = zip(committed(kafka, stage, topic), begins, strict=False)
-    for partition, (position, begin) in enumerate(both):
-        if position is not None and position < begin:
-            yield Overrun(stage, topic, partition, position, begin)
+    begins = _begins(kafka, topics)
+    for place, position in _committed(kafka, stage, [*begins]).items():
+        if position is not None and position < begins[place]:
+            yield Overrun(stage, *place, position, begins[place])
 
 
 def read_between(
@@ -137,13 +134,51 @@ def explained(who: str) -> Iterator[None]:
         ) from error
 
 
+def _begins(kafka: Mapping[str, str], topics: Iterable[str]) -> dict[Place, int]:
+    """The first offset that is kept, of each partition; asked of all at once."""
+    known = ask_for_topics(kafka, _ANSWER_SECONDS).topics
+    asked = {}
+    for topic in topics:
+        if topic not in known:
+            raise _absent(topic)
+        for number in known[topic].partitions:
+            asked[TopicPartition(topic, number)] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    admin = AdminClient({**kafka, "log_level": "2"})
+
+    def begins() -> dict[Place, int]:
+        answers = admin.list_offsets(asked, request_timeout=_ANSWER_SECONDS)
+        return {(at.topic, at.partition): answers[at].result().offset for at in asked}
+
+    return answered(begins)
+
+
+def _committed(
+    kafka: Mapping[str, str], stage: str, places: Sequence[Place]
+) -> dict[Place, int | None]:
+    """Up to where a stage's group has done each of `places`, in their order."""
+    asked = [TopicPartition(*place) for place in places]
+    with _consumer(kafka, "read_committed", group_of(stage)) as consumer:
+        found = consumer.committed(asked, timeout=_ANSWER_SECONDS)
+    for place in found:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return {
+        (place.topic, place.partition): place.offset if place.offset >= 0 else None
+        for place in found
+    }
+
+
+def _absent(topic: str) -> Stop:
+    return Stop(
+        f"Kafka has no topic {topic}.",
+        remedy="Check METERLINE_BOOTSTRAP_SERVERS; `meterline topics` creates the topics.",
+    )
+
+
 def _extents(kafka: Mapping[str, str], topic: str, isolation: str) -> list[Extent]:
     count = partition_count(kafka, topic)
     if not count:
-        raise Stop(
-            f"Kafka has no topic {topic}.",
-            remedy="Check METERLINE_BOOTSTRAP_SERVERS; `meterline topics` creates the topics.",
-        )
+        raise _absent(topic)
     with _consumer(kafka, isolation, "meterline.reader") as consumer:
         return [Extent(*watermarks(consumer, topic, number)) for number in range(count)]
 

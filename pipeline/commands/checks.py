@@ -160,7 +160,7 @@ def losses(servers: Mapping[str, str]) -> Iterator[Finding]:
     from streams.cut import explained, overruns
 
     with explained("doctor"):
-        found = [str(each) for reader in READERS for each in overruns(servers, *reader)]
+        found = [str(each) for reader in READERS.items() for each in overruns(servers, *reader)]
     if found:
         yield bad("\n".join(found), REMEDY)
     else:

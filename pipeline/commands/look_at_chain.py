@@ -159,7 +159,7 @@ class Chain:
         return {partition: offset or 0 for partition, offset in enumerate(found)}
 
     def _overruns(self) -> list[Overrun]:
-        return [each for reader in READERS for each in overruns(self._kafka, *reader)]
+        return [each for reader in READERS.items() for each in overruns(self._kafka, *reader)]
 
     def _recompute(
         self, client: Client, versions: Mapping[str, Named], not_checked: list[NotChecked]
