@@ -42,12 +42,12 @@ class Progress:
 
     `unsettled_since_ms` is when the first send began. Whatever its answer was, it may have counted:
     a proxy that gets no answer may ask again, and pass on that Stripe is busy with the first call.
-    `keys_spent` is how many idempotency keys Stripe answers with a stored failure. What an earlier
-    process has settled `is_answered`.
+    `key_suffix` is there once Stripe answers the first idempotency key with a stored failure. What
+    an earlier process has settled `is_answered`.
     """
 
     unsettled_since_ms: int | None = None
-    keys_spent: int = 0
+    key_suffix: str = ""
     delivery: Delivery | None = None
     is_answered: bool = False
 
@@ -102,13 +102,14 @@ class Settler:
             if progress.unsettled_since_ms is None:
                 progress.unsettled_since_ms = now_ms
             try:
-                self._send(delta, progress.keys_spent)
+                self._send(delta, progress.key_suffix)
                 return _delivery(delta, "delivered", now_ms)
             except stripe.StripeError as error:
                 if is_duplicate(error):
                     return _delivery(delta, "delivered", now_ms, "Stripe had it already.")
                 if answer_is_stored(error):
-                    progress.keys_spent += 1
+                    # By the time: an earlier process may have spent any number of keys.
+                    progress.key_suffix = f"-{now_ms}-{tried}"
                 asked = interpret(error)
             if isinstance(asked, Reject):
                 return _refusal(delta, asked, progress, now_ms)
@@ -116,10 +117,9 @@ class Settler:
                 raise asked
             self._wait(asked, tried)
 
-    def _send(self, delta: Delta, keys_spent: int) -> None:
+    def _send(self, delta: Delta, key_suffix: str) -> None:
         # Stripe's asynchronous error reports name an event by its idempotency key, so that is
         # the identifier, until a stored failure makes another key necessary.
-        key = f"{delta.identifier}-{keys_spent}" if keys_spent else delta.identifier
         event = self.client.v1.billing.meter_events.create(
             params={
                 "event_name": delta.event_name,
@@ -130,7 +130,7 @@ class Settler:
                 "identifier": delta.identifier,
                 "timestamp": delta.timestamp,
             },
-            options={"idempotency_key": key},
+            options={"idempotency_key": f"{delta.identifier}{key_suffix}"},
         )
         if getattr(event, "identifier", None) != delta.identifier:
             raise stripe.APIError("the answer is no meter event; a proxy may have written it")
@@ -150,7 +150,7 @@ def _refusal(delta: Delta, asked: Reject, progress: Progress, now_ms: int) -> De
     Under the same key Stripe would have repeated the success instead of refusing.
     """
     reason = f"{asked.reason}: {asked.message}"
-    if progress.keys_spent:
+    if progress.key_suffix:
         return _delivery(delta, "held", now_ms, reason, _RECONCILE)
     return _delivery(delta, "refused", now_ms, reason, asked.remedy)
 

@@ -75,17 +75,17 @@ def _time_out_is_success(insert: Any) -> Any:
 def _random_identifier(send: Any) -> Any:
     numbers = itertools.count()
 
-    def planted(self: Any, delta: Delta, keys_spent: int) -> None:
+    def planted(self: Any, delta: Delta, key_suffix: str) -> None:
         name = f"{delta.identifier}-{next(numbers)}"
-        send(self, delta.model_copy(update={"identifier": name}), keys_spent)
+        send(self, delta.model_copy(update={"identifier": name}), key_suffix)
 
     return planted
 
 
 def _at_the_time_of_sending(send: Any) -> Any:
-    def planted(self: Any, delta: Delta, keys_spent: int) -> None:
+    def planted(self: Any, delta: Delta, key_suffix: str) -> None:
         end = int(delta.period_end.timestamp()) + 60
-        send(self, delta.model_copy(update={"timestamp": end}), keys_spent)
+        send(self, delta.model_copy(update={"timestamp": end}), key_suffix)
 
     return planted
 

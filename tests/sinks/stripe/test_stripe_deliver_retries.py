@@ -53,6 +53,23 @@ def test_a_stored_500_is_settled_under_a_fresh_key_and_the_same_identifier() -> 
     assert calls[1].idempotency_key != identifier
 
 
+def test_a_new_process_need_not_walk_through_the_keys_that_an_earlier_one_spent() -> None:
+    is_down = [True]
+
+    def fails(_call: Call) -> Fault | None:
+        return Fault.ERROR_BEFORE_COMMIT if is_down[0] else None
+
+    clock = Clock()
+    with StripeStandIn(KEY, faults=fails) as stand_in:
+        former = sink(stand_in, clock)
+        for _ in range(3):
+            former.write(records([delta(0)]), clock.now_ms)
+            clock.sleep(2 * REST_SECONDS)
+        is_down[0] = False
+        made = deliveries(sink(stand_in, clock), [delta(0)], clock.now_ms)
+        check_exact(stand_in, [delta(0)], made)
+
+
 def test_a_lost_response_is_asked_for_again_under_the_same_key() -> None:
     calls: list[Call] = []
 
