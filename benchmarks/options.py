@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -31,10 +32,7 @@ def events_number(text: str) -> int:
         ValueError: it is no integer.
     """
     number = positive(text)
-    try:
-        return Workload(number).events
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _possible(lambda: Workload(number)).events
 
 
 def customers_number(text: str) -> int:
@@ -45,10 +43,7 @@ def customers_number(text: str) -> int:
         ValueError: it is no integer.
     """
     number = positive(text)
-    try:
-        return Workload(0, number).customers
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return _possible(lambda: Workload(0, number)).customers
 
 
 def duration(text: str) -> float:
@@ -102,3 +97,10 @@ def file(text: str) -> Path:
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder")
     return folder(str(path.parent)) / path.name
+
+
+def _possible(make: Callable[[], Workload]) -> Workload:
+    try:
+        return make()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from confluent_kafka import KafkaError, KafkaException
 
+from pipeline import overrun
 from pipeline.errors import Stop
 from streams.clients import Clock
 
@@ -17,8 +18,7 @@ _FENCED_SECONDS = 120.0
 _REMEDIES = {
     KafkaError._AUTO_OFFSET_RESET: (
         "Its position was deleted by retention, so records were lost.",
-        'Restore the topic from a backup, or go on behind what was lost, as "Lost positions" in '
-        "docs/operating.md says, and lengthen the retention.",
+        overrun.REMEDY,
     ),
     KafkaError.FENCED_INSTANCE_ID: (
         "Another process runs as the same instance.",
