@@ -166,7 +166,7 @@ class KafkaProxy:
         return self.committed_at.get(client, 0.0) > began
 
     def reset(self, rng: Random, share: float = 1.0) -> int:
-        """Reset connections, half of them in the middle of their next answer; how many."""
+        """Reset connections, half of them in the middle of their next answer; how many more."""
         links = self._chosen(rng, share)
         for link in links:
             if rng.random() < 0.5:
@@ -198,7 +198,9 @@ class KafkaProxy:
                 self._loop.call_soon_threadsafe(_reset, link)
 
     def _chosen(self, rng: Random, share: float) -> list[_Link]:
-        links = sorted(self._links, key=lambda link: link.client)
+        links = sorted(
+            (link for link in self._links if not link.torn), key=lambda link: link.client
+        )
         return [link for link in links if rng.random() < share]
 
     def _run(self) -> None:
