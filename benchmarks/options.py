@@ -24,6 +24,19 @@ def positive(text: str) -> int:
     return number
 
 
+def positive_or_none(text: str) -> int:
+    """An integer, zero or above.
+
+    Raises:
+        ArgumentTypeError: it is below zero.
+        ValueError: it is no integer.
+    """
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below zero")
+    return number
+
+
 def events_number(text: str) -> int:
     """So many events as a workload can have.
 

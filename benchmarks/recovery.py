@@ -28,7 +28,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from benchmarks.command import run
-from benchmarks.options import file, positive
+from benchmarks.options import file, positive, positive_or_none
 from benchmarks.recovery_report import markdown, table
 from benchmarks.stages import CUSTOMERS, DEFINITIONS, SEED, machine
 from benchmarks.under_load import Feed, Processes, Watch, memory_bytes, settings_for
@@ -288,11 +288,12 @@ def main() -> None:
     """Measures and prints."""
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("--ids", type=positive, default=10_000_000)
-    options.add_argument("--restarts", type=int, default=5, help="kill -9 of the only process")
-    options.add_argument(
-        "--takeovers", type=int, default=50, help="kill -9 of one of two processes"
-    )
-    options.add_argument("--handovers", type=int, default=2, help="SIGTERM of one of two processes")
+    for name, times, help_text in (
+        ("--restarts", 5, "kill -9 of the only process"),
+        ("--takeovers", 50, "kill -9 of one of two processes"),
+        ("--handovers", 2, "SIGTERM of one of two processes"),
+    ):
+        options.add_argument(name, type=positive_or_none, default=times, help=help_text)
     options.add_argument("--json", action="store_true", help="print the figures as JSON")
     options.add_argument("--report", type=file, help="also write them to this file, as Markdown")
     chosen = options.parse_args()

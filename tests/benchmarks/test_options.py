@@ -67,6 +67,11 @@ def test_durations_are_finite_and_not_below_zero(
     assert f"argument {options[0]}: {options[-1]} is below zero, or not finite" in said
 
 
+@pytest.mark.parametrize("option", ["--restarts", "--takeovers", "--handovers"])
+def test_nothing_is_done_less_often_than_never(option: str, refusal: Refusal) -> None:
+    assert f"argument {option}: -1 is below zero" in refusal("recovery", option, "-1")
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
