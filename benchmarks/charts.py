@@ -79,7 +79,9 @@ def lines(
                 label=name,
                 color=_LINES[number % len(_LINES)],
                 marker=_MARKERS[number % len(_MARKERS)],
-                markersize=5,
+                # One series may lie upon another: the hollow marks of both are seen.
+                fillstyle="none",
+                markersize=6 + 2 * (number % 2),
             )
         _scale(axes, log_x=log_x, log_y=log_y)
         axes.set_title(title)
