@@ -15,6 +15,7 @@ from benchmarks.workload import Workload
 from pipeline.open_frame import open_frame
 from schemas import topics
 from schemas.topics import Topic
+from streams.ask_leader import committed
 from streams.producer import Producer
 from streams.read import reader, record_of
 from streams.stage import group_of
@@ -100,7 +101,7 @@ def taken_in(kafka: Mapping[str, str]) -> Callable[[], int]:
 
     def done() -> int:
         time.sleep(_TICK_SECONDS)
-        return sum(max(place.offset, 0) for place in consumer.committed(places, timeout=30))
+        return sum(max(place.offset, 0) for place in committed(consumer, places))
 
     return done
 

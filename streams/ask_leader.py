@@ -3,12 +3,14 @@
 A leader changes whenever a broker restarts, and a new topic's has yet to be told. The client
 library waits for that where it reads and writes; to a question about offsets it gives the error.
 https://github.com/getsentry/self-hosted/issues/3162
+
+A group's coordinator is the leader of the partition that has its positions, and changes as well.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -25,6 +27,12 @@ _PASSING = (
     KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.KAFKA_STORAGE_ERROR,
+    # A broker that was asked has not heard of a new topic yet.
+    KafkaError._UNKNOWN_PARTITION,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError._WAIT_COORD,
 )
 
 
@@ -39,8 +47,25 @@ def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int
     return begin, end
 
 
+def committed(consumer: Consumer, places: Sequence[TopicPartition]) -> list[TopicPartition]:
+    """Up to where the group of `consumer` has done each of `places`; below zero: not begun.
+
+    Raises:
+        KafkaException: the broker does not answer, or the group stays without a coordinator.
+    """
+
+    def ask() -> list[TopicPartition]:
+        found = consumer.committed(list(places), timeout=_ANSWER_SECONDS)
+        for place in found:
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return found
+
+    return answered(ask)
+
+
 def answered(ask: Callable[[], Answer], within_seconds: float = _ANSWER_SECONDS) -> Answer:
-    """What `ask` returns, once it does not raise that there is no leader.
+    """What `ask` returns, once it does not raise that there is no leader or coordinator.
 
     Raises:
         KafkaException: it raises another error, or this one for too long.

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from confluent_kafka import Consumer, TopicPartition
 
+from streams.ask_leader import committed
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
-
-_ANSWER_SECONDS = 30.0
 
 
 def backlog(kafka: Mapping[str, str], stage: str, topics: Sequence[str]) -> int:
@@ -25,11 +24,11 @@ def backlog(kafka: Mapping[str, str], stage: str, topics: Sequence[str]) -> int:
     # Asks as the group, but never joins it.
     consumer = Consumer(dict(kafka) | {"group.id": group_of(stage), "enable.auto.commit": False})
     try:
-        committed = consumer.committed(partitions, timeout=_ANSWER_SECONDS)
+        done = committed(consumer, partitions)
     finally:
         consumer.close()
     return sum(
         1
-        for place in committed
+        for place in done
         for _ in read_to_end(kafka, place.topic, place.partition, max(place.offset, 0))
     )

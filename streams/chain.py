@@ -11,7 +11,7 @@ from pipeline.open_frame import open_frame
 from pipeline.reconcile_totals import Named
 from pipeline.record import Record
 from schemas import topics
-from streams.ask_leader import answered
+from streams.ask_leader import answered, committed
 from streams.clients import Place
 from streams.cut import extents
 from streams.read import any_record_of, partition_count, read_to_end, reader
@@ -132,10 +132,10 @@ def named_by_definitions(kafka: Mapping[str, str]) -> dict[str, Named]:
     place = TopicPartition(topics.METERED.name, 0)
     consumer = Consumer({"log_level": 2, **kafka, "group.id": group_of("tally")})
     try:
-        (committed,) = consumer.committed([place], timeout=_ANSWER_SECONDS)
+        (done,) = committed(consumer, [place])
     finally:
         consumer.close()
-    anchor = read_state_note((place.topic, place.partition), committed.metadata or "")
+    anchor = read_state_note((place.topic, place.partition), done.metadata or "")
     documents: dict[str, Any] = {}
     for record in read_to_end(kafka, topics.TALLY_STATE.name, 0, anchor or 0):
         documents |= open_frame(record).header["definitions"]

@@ -23,6 +23,7 @@ from pipeline.errors import Retry, Stop
 from pipeline.overrun import Overrun
 from pipeline.record import Record
 from schemas.topics import EVENTS
+from streams import ask_leader
 from streams.ask_leader import answered, watermarks
 from streams.clients import Place
 from streams.cluster import ask_for_topics
@@ -158,10 +159,7 @@ def _committed(
     """Up to where a stage's group has done each of `places`, in their order."""
     asked = [TopicPartition(*place) for place in places]
     with _consumer(kafka, "read_committed", group_of(stage)) as consumer:
-        found = consumer.committed(asked, timeout=_ANSWER_SECONDS)
-    for place in found:
-        if place.error is not None:
-            raise KafkaException(place.error)
+        found = ask_leader.committed(consumer, asked)
     return {
         (place.topic, place.partition): place.offset if place.offset >= 0 else None
         for place in found

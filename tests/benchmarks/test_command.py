@@ -69,5 +69,5 @@ def test_it_ends_with_its_workers_and_what_they_started_and_its_scratch_folder(
             command.send_signal(ending)
         _, said = command.communicate(timeout=20)
     assert (command.returncode, said) == (code, f"Ended by {ending.name}.\n")
-    assert psutil.wait_procs(below, timeout=5)[1] == []
+    assert psutil.wait_procs(below, timeout=30)[1] == []
     assert [*scratch.iterdir()] == []

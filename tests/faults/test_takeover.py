@@ -16,12 +16,11 @@ from pipeline.record import Record
 from schemas import topics
 from streams.confluent import ConfluentClients
 from streams.local_kafka import LocalKafka
-from streams.stage import group_of
 from streams.tally import TallyStage
 from streams.transact import Transactor
 from tests.faults.deployment import SHARDS, Deployment
 from tests.faults.stage_process import is_paused, start_summing
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, running, wait_until
+from tests.streams.on_kafka import committed, described, running, wait_until
 from tests.streams.summing import Numbers, Summing
 
 SEED = 5
@@ -79,9 +78,7 @@ def test_an_owner_that_wakes_up_in_an_empty_group_trusts_nothing_that_it_has(
 
 def is_empty(kafka: str, stage: str) -> bool:
     admin = AdminClient({"bootstrap.servers": kafka})
-    group = group_of(stage)
-    described = admin.describe_consumer_groups([group])[group].result(WAIT_SECONDS_MAX)
-    return bool(described.state == ConsumerGroupState.EMPTY)
+    return bool(described(admin, stage).state == ConsumerGroupState.EMPTY)
 
 
 def test_processes_join_and_leave_while_events_come(bare_broker: LocalKafka) -> None:

@@ -14,10 +14,11 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.record import Record
+from streams import ask_leader
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
 
@@ -85,9 +86,22 @@ def committed(address: str, stage: str, topic: str) -> dict[int, tuple[int, str]
         kafka | {"group.id": group_of(stage), "isolation.level": "read_uncommitted"}
     )
     places = [TopicPartition(topic, number) for number in range(partition_count(kafka, topic))]
-    found = consumer.committed(places, timeout=WAIT_SECONDS_MAX)
+    found = ask_leader.committed(consumer, places)
     consumer.close()
     return {place.partition: (max(place.offset, 0), place.metadata or "") for place in found}
+
+
+def described(admin: AdminClient, stage: str) -> ConsumerGroupDescription:
+    """A stage's group as its coordinator sees it."""
+    group = group_of(stage)
+
+    def ask() -> ConsumerGroupDescription:
+        found: ConsumerGroupDescription = admin.describe_consumer_groups([group])[group].result(
+            WAIT_SECONDS_MAX
+        )
+        return found
+
+    return ask_leader.answered(ask)
 
 
 def set_position(address: str, stage: str, topic: str, offset: int, note: str = "") -> None:
@@ -97,11 +111,15 @@ def set_position(address: str, stage: str, topic: str, offset: int, note: str = 
 
     def is_set() -> bool:
         asked = [ConsumerGroupTopicPartitions(group_of(stage), [reached])]
-        (altered,) = admin.alter_consumer_group_offsets(asked).values()
-        (place,) = altered.result(WAIT_SECONDS_MAX).topic_partitions
+        (place,) = ask_leader.answered(lambda: _altered(admin, asked))
         return place.error is None  # Static members are missed only after their session.
 
     wait_until(is_set, "the group has no members")
+
+
+def _altered(admin: AdminClient, asked: list[ConsumerGroupTopicPartitions]) -> list[TopicPartition]:
+    (altered,) = admin.alter_consumer_group_offsets(asked).values()
+    return list(altered.result(WAIT_SECONDS_MAX).topic_partitions)
 
 
 def wait_until(done: Callable[[], bool], what: str) -> None:

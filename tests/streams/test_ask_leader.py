@@ -33,6 +33,15 @@ def test_a_leader_that_changes_is_waited_for() -> None:
     assert answered(ask) == "offsets"
 
 
+def test_a_coordinator_that_changes_is_waited_for() -> None:
+    ask = answers_after(KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS)
+    assert answered(ask) == "offsets"
+
+
+def test_a_broker_that_does_not_know_a_new_topic_is_waited_for() -> None:
+    assert answered(answers_after(KafkaError._UNKNOWN_PARTITION)) == "offsets"
+
+
 def test_a_partition_that_stays_without_a_leader_is_an_error() -> None:
     with pytest.raises(KafkaException, match="LEADER_NOT_AVAILABLE"):
         answered(answers_after(*[KafkaError.LEADER_NOT_AVAILABLE] * 1_000), within_seconds=0.1)

@@ -379,14 +379,14 @@ with Producer({kafka!r}, topic={topic!r}) as producer:
     assert found == [b'{"of": "the child"}', b'{"of": "the parent"}']
 
 
-def ends_without_close(address: str, topic: str, pack_events: int) -> str:
+def ends_without_close(address: str, topic: str, pack_events: int, timeout_seconds: int) -> str:
     """What a program says on stderr that sends three events and ends."""
     sending = f"""
 from meterline import Producer
 
 quiet = {{"log_level": "0"}}
-how = dict(topic={topic!r}, pack_events={pack_events}, linger_ms=900, timeout_seconds=1)
-producer = Producer({address!r}, kafka=quiet, **how)
+how = dict(topic={topic!r}, pack_events={pack_events}, timeout_seconds={timeout_seconds})
+producer = Producer({address!r}, linger_ms=900, kafka=quiet, **how)
 for number in range(3):
     producer.send_raw(b"{{}}")
 """
@@ -402,11 +402,11 @@ def test_a_program_that_ends_without_close_waits_for_its_events(
 ) -> None:
     topic = f"producer.ends.{pack_events}"
     create(kafka, 1, topic)
-    assert not ends_without_close(kafka, topic, pack_events)
+    assert not ends_without_close(kafka, topic, pack_events, timeout_seconds=30)
     assert sum((record.value or b"").count(b"{}") for record in read(kafka, topic)) == 3
 
 
 @pytest.mark.parametrize("pack_events", [1, 10])
 def test_a_program_that_ends_without_close_says_what_it_could_not_send(pack_events: int) -> None:
-    said = ends_without_close("127.0.0.1:1", "producer.ends", pack_events)
+    said = ends_without_close("127.0.0.1:1", "producer.ends", pack_events, timeout_seconds=1)
     assert "3 usage events were not delivered" in said

@@ -18,7 +18,7 @@ from streams.confluent import ConfluentClients
 from streams.session import Session
 from streams.stage import group_of
 from tests.streams import on_kafka
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, running, wait_until
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, committed, described, running, wait_until
 from tests.streams.summing import Numbers, Summing
 from tests.streams.transacting import run_one_by_one, run_to_its_end, run_until_done, transactor
 
@@ -215,9 +215,8 @@ def test_a_session_that_ends_while_it_is_given_shards_ends_quietly(kafka: str) -
 
 
 def has_shards(admin: AdminClient, stage: str) -> bool:
-    group = group_of(stage)
-    described = admin.describe_consumer_groups([group])[group].result(WAIT_SECONDS_MAX)
-    return any(member.assignment.topic_partitions for member in described.members)
+    members = described(admin, stage).members
+    return any(member.assignment.topic_partitions for member in members)
 
 
 def test_a_restart_restores_from_the_anchor_that_was_committed_with_the_offsets(

@@ -33,7 +33,7 @@ from streams.topics import create_topics
 from streams.transact import Transactor
 from tests.faults.deployment import DEFINITIONS
 from tests.pipeline.usage_log import utc
-from tests.streams.on_kafka import WAIT_SECONDS_MAX, running, wait_until
+from tests.streams.on_kafka import WAIT_SECONDS_MAX, described, running, wait_until
 
 ROOT = Path(__file__).parents[3]
 SHARDS = 4
@@ -164,8 +164,7 @@ def confirm(address: str, topic: topics.Topic, partition: int, offset: int) -> N
 def is_empty(address: str) -> bool:
     """Whether no process is a member of tally's group any more."""
     admin = AdminClient({"bootstrap.servers": address})
-    (described,) = admin.describe_consumer_groups([group_of("tally")]).values()
-    return not described.result(WAIT_SECONDS_MAX).members
+    return not described(admin, "tally").members
 
 
 def end_of(address: str, topic: topics.Topic, partition: int) -> int:
