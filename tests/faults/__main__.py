@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--round", type=int, default=50, help="kills between two settlements")
     parser.add_argument("--rate", type=float, default=60.0, help="events a second")
     parser.add_argument("--gap", type=float, default=0.75, help="seconds between two faults")
+    parser.add_argument("--brokers", type=int, choices=(1, 3), default=1, help="of the cluster")
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write what came of it")
     parser.add_argument("--keep", type=Path, metavar="DIRECTORY", help="keep all data and logs")
     parser.add_argument(
@@ -45,6 +46,7 @@ def main() -> int:
         kills_a_round=chosen.round,
         per_second=chosen.rate,
         gap_seconds=chosen.gap,
+        brokers=chosen.brokers,
         plants_a_difference=chosen.plant_a_difference,
     )
     with ExitStack() as exits:

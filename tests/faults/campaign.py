@@ -23,13 +23,11 @@ from sinks.stripe.stand_in import StripeStandIn
 from streams.backlog import backlog
 from streams.follow import Follower
 from streams.topics import create_topics
+from tests.faults.cluster import Cluster
 from tests.faults.feed import Feed, definitions
 from tests.faults.fleet import Fleet
 from tests.faults.harm import Harm, StripeTrouble, Tally
-from tests.faults.kafka_proxy import (
-    KafkaProxy,
-    ProxiedKafka,
-)
+from tests.faults.kafka_proxy import KafkaProxy
 from tests.faults.verdict import Verdict, judge
 
 SHARDS = 4
@@ -80,6 +78,7 @@ class Options:
     kills_a_round: int
     per_second: float
     gap_seconds: float
+    brokers: int = 1
     #: The oracle is told of an event that was never sent.
     plants_a_difference: bool = False
 
@@ -96,14 +95,15 @@ class Campaign:
 
     def __enter__(self) -> Campaign:
         with ExitStack() as exits:
-            self._proxy = exits.enter_context(KafkaProxy())
-            self._broker = ProxiedKafka(self._directory / "kafka", self._proxy)
-            exits.enter_context(self._broker)
-            kafka = {"bootstrap.servers": self._broker.address}
+            self._proxy = exits.enter_context(KafkaProxy(self._options.brokers))
+            self._cluster = Cluster(self._directory / "kafka", self._proxy)
+            exits.enter_context(self._cluster)
+            kafka = {"bootstrap.servers": self._cluster.address}
             sized = topics.sized(shards=SHARDS, event_partitions=EVENT_PARTITIONS)
-            create_topics(kafka, sized, keep_for_ever=True)
+            copies = self._cluster.copies
+            create_topics(kafka, sized, keep_for_ever=True, replication_factor=copies)
             self._feed = exits.enter_context(
-                Feed(self._broker.address, self._options.seed, self._options.per_second)
+                Feed(self._cluster.address, self._options.seed, self._options.per_second)
             )
             trouble = StripeTrouble(self._options.seed)
             self._stripe = exits.enter_context(
@@ -117,7 +117,7 @@ class Campaign:
             config = self._directory / "meterline.yaml"
             config.write_text(json.dumps(definitions()))
             self._settings = read_settings(
-                bootstrap_servers=self._broker.address,
+                bootstrap_servers=self._cluster.address,
                 config=config,
                 clickhouse_url=f"chdb://{self._directory / 'clickhouse'}",
                 stripe_api_key=_STRIPE_KEY,
@@ -128,7 +128,7 @@ class Campaign:
             self._fleet.command("migrate")
             self._harm = Harm(
                 Random(self._options.seed),
-                self._broker,
+                self._cluster,
                 self._proxy,
                 self._fleet,
                 trouble,

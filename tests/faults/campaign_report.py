@@ -20,7 +20,7 @@ from tests.faults.verdict import Verdict
 _MEANINGS = {
     "kill": "kill -9 of a stage's process, started again at once",
     "pause": "SIGSTOP for 12 s, past the session time-out of 10 s; then a zombie wakes up",
-    "broker": "kill -9 of the broker, started again within 3 s",
+    "broker": "kill -9 of a broker, started again within 4 s; of several, one at a time",
     "storm": "another intake or tally joins and leaves, three times in a row",
     "latency": "20 to 300 ms on each request and each answer, for 2 to 6 s",
     "reset": "connections reset, half of them in the middle of an answer",
@@ -53,7 +53,7 @@ def write_report(options: Options, tally: Tally, verdict: Verdict, seconds: floa
         "```sh\n"
         f"uv run python -m tests.faults {length} --seed {options.seed} "
         f"--round {options.kills_a_round} --rate {options.per_second:g} "
-        f"--gap {options.gap_seconds:g} --report report.md\n```",
+        f"--gap {options.gap_seconds:g} --brokers {options.brokers} --report report.md\n```",
         "The seed fixes the events and the schedule; what a fault meets also depends on the "
         "machine.",
         "## What was compared",
@@ -98,6 +98,7 @@ def write_report(options: Options, tally: Tally, verdict: Verdict, seconds: floa
                     "from healed to drained, p50 and worst",
                     f"{median(tally.drained_seconds):.0f} s, {max(tally.drained_seconds):.0f} s",
                 ),
+                ("brokers, copies of each partition", options.brokers),
                 ("shards, partitions of usage.events", f"{SHARDS}, {EVENT_PARTITIONS} then 8"),
                 ("day", f"{datetime.now(UTC):%Y-%m-%d}"),
                 ("machine", f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"),

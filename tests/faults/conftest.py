@@ -11,8 +11,9 @@ from confluent_kafka.admin import AdminClient
 from schemas import topics
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
+from tests.faults.cluster import Cluster
 from tests.faults.hostile import SHARDS
-from tests.faults.kafka_proxy import KafkaProxy, ProxiedKafka
+from tests.faults.kafka_proxy import KafkaProxy
 from tests.streams.on_kafka import wait_until
 
 
@@ -52,7 +53,7 @@ def proxy() -> Iterator[KafkaProxy]:
 
 
 @pytest.fixture
-def proxied(proxy: KafkaProxy, tmp_path: Path) -> Iterator[LocalKafka]:
+def proxied(proxy: KafkaProxy, tmp_path: Path) -> Iterator[Cluster]:
     """A broker; who asks at the proxy's address never reaches it otherwise."""
-    with ProxiedKafka(tmp_path / "kafka", proxy) as broker:
-        yield broker
+    with Cluster(tmp_path / "kafka", proxy) as cluster:
+        yield cluster

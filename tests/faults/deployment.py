@@ -36,6 +36,7 @@ from streams.local_kafka import LocalKafka
 from streams.producer import Producer
 from streams.read import partition_count
 from streams.topics import create_topics
+from tests.faults.cluster import Cluster
 from tests.faults.outcome import differences, of_bill, of_clickhouse, of_stripe
 from tests.faults.stage_process import STOPPED, STRIPE_KEY, Life
 from tests.oracle_rules import expect
@@ -116,7 +117,11 @@ class Deployment:
     """
 
     def __init__(
-        self, broker: LocalKafka, events: int, seed: int, ending_at: datetime = ENDING_AT
+        self,
+        broker: LocalKafka | Cluster,
+        events: int,
+        seed: int,
+        ending_at: datetime = ENDING_AT,
     ) -> None:
         self.address = broker.address
         self._kafka = {"bootstrap.servers": self.address}
@@ -135,7 +140,8 @@ class Deployment:
         self._clickhouse_url = f"chdb://{directory}/clickhouse"
         self._witness = directory / "points"
         self._stripe = self._exits.enter_context(StripeStandIn(STRIPE_KEY))
-        create_topics(self._kafka, CATALOGUE, keep_for_ever=True)
+        copies = broker.copies if isinstance(broker, Cluster) else 1
+        create_topics(self._kafka, CATALOGUE, keep_for_ever=True, replication_factor=copies)
         self._producer = Producer(self.address)
 
     def __enter__(self) -> Self:

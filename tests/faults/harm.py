@@ -17,8 +17,8 @@ from confluent_kafka.cimpl import NewPartitions
 from schemas import topics
 from sinks.stripe.account import Call, Fault
 from sinks.stripe.stand_in import seeded_faults
-from streams.local_kafka import LocalKafka
 from streams.stage import group_of
+from tests.faults.cluster import Cluster
 from tests.faults.fleet import Fleet, Member
 from tests.faults.kafka_proxy import (
     EFFECTS,
@@ -53,6 +53,10 @@ WEIGHTS = {
     "late request": 4.0,
     "stripe outage": 1.5,
 }
+#: A broker's session ends after two seconds: some deaths are seen by the others, some are not.
+_DEAD_SECONDS_MAX = 4.0
+#: What a broker has missed meanwhile, it has soon after it came back.
+_WHOLE_SECONDS_MAX = 120.0
 #: Past the session time-out, so that the group gives a paused process's work away.
 _PAUSE_SECONDS = 12.0
 #: What Stripe does to one call in eight, all the time.
@@ -104,14 +108,14 @@ class Harm:
     def __init__(
         self,
         rng: Random,
-        broker: LocalKafka,
+        cluster: Cluster,
         proxy: KafkaProxy,
         fleet: Fleet,
         stripe: StripeTrouble,
         journal: Path,
     ) -> None:
         self._rng = rng
-        self._broker = broker
+        self._cluster = cluster
         self._proxy = proxy
         self._fleet = fleet
         self._stripe = stripe
@@ -123,11 +127,13 @@ class Harm:
         #: Process → when it may be killed.
         self._due: dict[str, float] = {}
         self._storming = False
+        # A cluster is there so that brokers may die.
+        self._weights = WEIGHTS | ({"broker": 10.0} if cluster.copies > 1 else {})
         self.tally = Tally()
 
     def fall(self, kills_left: int) -> None:
         """One fault, whichever comes; of kills at most so many."""
-        kind = self._rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        kind = self._rng.choices(list(self._weights), list(self._weights.values()))[0]
         begin = {
             "kill": lambda: self._kill(kills_left),
             "pause": self._pause,
@@ -199,9 +205,13 @@ class Harm:
         self._later(_PAUSE_SECONDS, lambda: self._fleet.wake(member))
 
     def _kill_broker(self) -> None:
-        self._broker.kill()
-        self.wait(self._rng.uniform(0, 3))
-        self._broker.revive()
+        give_up = time.monotonic() + _WHOLE_SECONDS_MAX
+        while not self._cluster.is_whole():
+            assert time.monotonic() < give_up, "copies of partitions stay behind"
+            self.wait(0.1)
+        self._cluster.kill()
+        self.wait(self._rng.uniform(0, _DEAD_SECONDS_MAX))
+        self._cluster.revive()
 
     def free_what_the_dead_hold(self) -> None:
         """Start the broker again if it counts a dead process among the members of a group.
@@ -210,7 +220,7 @@ class Harm:
         died before then holds its partitions until the next start, or until it comes back.
         """
         alive = {member.name for member in self._fleet.members}
-        admin = AdminClient({"bootstrap.servers": self._broker.address, "log_level": 2})
+        admin = AdminClient({"bootstrap.servers": self._cluster.address, "log_level": 2})
         groups = admin.describe_consumer_groups([group_of(stage) for stage in ("intake", "tally")])
         try:
             counted = {
@@ -280,7 +290,7 @@ class Harm:
 
     def repartition(self, partitions: int) -> None:
         """usage.events gets more partitions while events flow; a customer may change its own."""
-        admin = AdminClient({"bootstrap.servers": self._broker.address, "log_level": 2})
+        admin = AdminClient({"bootstrap.servers": self._cluster.address, "log_level": 2})
         more = NewPartitions(topics.EVENTS.name, partitions)
         for done in admin.create_partitions([more]).values():
             done.result(30)
@@ -326,4 +336,4 @@ class Harm:
             for _, end in sorted(endings, key=lambda ending: ending[0]):
                 end()
         self._proxy.heal()
-        self._broker.revive()
+        self._cluster.revive()

@@ -16,13 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from streams.kafka_distribution import Distribution
-from streams.local_kafka import LocalKafka, free_port
+from streams.local_kafka import free_port
 
 PRODUCE, OFFSET_COMMIT, END_TXN, TXN_OFFSET_COMMIT = 0, 8, 26, 28
 
@@ -41,26 +40,12 @@ _PARTITIONS = re.compile(r"\.\d+p$")
 _END_TXN_FLEXIBLE = 3
 
 
-class ProxiedKafka(LocalKafka):
-    """A local broker with a second listener, which it advertises as the port of a proxy."""
-
-    def __init__(self, directory: Path, proxy: KafkaProxy) -> None:
-        super().__init__(directory)
-        self._proxy = proxy
-
-    def _lay_out(self, distribution: Distribution) -> None:
-        super()._lay_out(distribution)
-        file = self.directory / "server.properties"
-        direct = f"PLAINTEXT://127.0.0.1:{self.port}"
-        behind = f"PROXIED://127.0.0.1:{self._proxy.broker_port}"
-        settings = file.read_text().replace(
-            f"\nlisteners={direct},", f"\nlisteners={direct},{behind},"
-        )
-        file.write_text(
-            f"{settings}advertised.listeners={direct},PROXIED://{self._proxy.address}\n"
-            "listener.security.protocol.map="
-            "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT\n"
-        )
+def free_ports(count: int) -> list[int]:
+    """So many ports of 127.0.0.1 that are free, all of them different."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 @dataclass
@@ -92,6 +77,7 @@ class _Link:
     """One connection of a client, and the one to the broker that stands for it."""
 
     client_writer: asyncio.StreamWriter
+    broker_port: int
     client: str = ""
     #: Correlation id → api key, version and the request, while an answer is awaited.
     pending: dict[int, tuple[int, int, bytes]] = field(default_factory=dict)
@@ -100,11 +86,12 @@ class _Link:
 
 
 class KafkaProxy:
-    """Forwards from its own port to `broker_port`; a context manager, harmless until told."""
+    """Forwards from its own ports to `broker_ports`; a context manager, harmless until told."""
 
-    def __init__(self) -> None:
-        self.broker_port = free_port()
-        self.port = 0
+    def __init__(self, brokers: int = 1) -> None:
+        self.broker_ports = free_ports(brokers)
+        #: What it listens on, one for each broker.
+        self.addresses: list[str] = []
         #: Client → when the broker last confirmed positions of it, on the monotonic clock.
         self.committed_at: dict[str, float] = {}
         #: Client → when it was last heard of.
@@ -127,7 +114,7 @@ class KafkaProxy:
     @property
     def address(self) -> str:
         """What clients take as `bootstrap.servers`."""
-        return f"127.0.0.1:{self.port}"
+        return ",".join(self.addresses)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -206,23 +193,31 @@ class KafkaProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._open.set()
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
+        servers = [self._listen(port) for port in self.broker_ports]
         self._ready.set()
         self._loop.run_forever()
-        server.close()
+        for server in servers:
+            server.close()
         tasks = asyncio.all_tasks(self._loop)
         for task in tasks:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = _Link(writer)
+    def _listen(self, broker_port: int) -> asyncio.Server:
+        serve = partial(self._serve, broker_port)
+        server = self._loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
+        self.addresses.append(f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        return server
+
+    async def _serve(
+        self, broker_port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        link = _Link(writer, broker_port)
         self._links.add(link)
         broker_writer = None
         try:
-            answers, broker_writer = await asyncio.open_connection("127.0.0.1", self.broker_port)
+            answers, broker_writer = await asyncio.open_connection("127.0.0.1", broker_port)
             await _first(self._requests(link, reader, broker_writer), self._answers(link, answers))
         except OSError:
             pass  # The broker is away, or one side hung up.
@@ -252,7 +247,9 @@ class KafkaProxy:
             for straggler in self._stragglers:
                 if (straggler.client, straggler.api_key) == (link.client, api_key):
                     self._stragglers.remove(straggler)
-                    self._under_way.append(asyncio.ensure_future(self._straggle(straggler, frame)))
+                    self._under_way.append(
+                        asyncio.ensure_future(self._straggle(straggler, link, frame))
+                    )
                     straggler.left.set()
                     return
             ambush = self._ambushes.get(link.client)
@@ -265,9 +262,9 @@ class KafkaProxy:
             if ambush is not None and strikes:
                 self._spring(ambush)
 
-    async def _straggle(self, straggler: Straggler, frame: bytes) -> None:
+    async def _straggle(self, straggler: Straggler, link: _Link, frame: bytes) -> None:
         await straggler.may_arrive.wait()
-        answers, broker = await asyncio.open_connection("127.0.0.1", self.broker_port)
+        answers, broker = await asyncio.open_connection("127.0.0.1", link.broker_port)
         broker.write(frame)
         await _frame(answers)
         broker.close()

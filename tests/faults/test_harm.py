@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from schemas import topics
 from streams.confluent import ConfluentClients
-from streams.local_kafka import LocalKafka
+from tests.faults.cluster import Cluster
 from tests.faults.fleet import Fleet, Member
 from tests.faults.harm import Harm, StripeTrouble
 from tests.faults.kafka_proxy import KafkaProxy
@@ -18,7 +18,7 @@ from tests.streams.on_kafka import create
 
 
 def test_a_broker_that_counts_a_dead_member_is_started_again(
-    proxied: LocalKafka, proxy: KafkaProxy, tmp_path: Path
+    proxied: Cluster, proxy: KafkaProxy, tmp_path: Path
 ) -> None:
     create(proxied.address, 1, topics.EVENTS.name)
     clients = ConfluentClients({"bootstrap.servers": proxied.address})
@@ -26,13 +26,13 @@ def test_a_broker_that_counts_a_dead_member_is_started_again(
     poll_until(clients, lambda: member.times_assigned == 1, member)
     fleet = Fleet({}, tmp_path)
     harm = Harm(Random(1), proxied, proxy, fleet, StripeTrouble(1), tmp_path / "faults.log")
-    before = proxied.pid
+    before = proxied.pids
     living = Member("intake", "storm", cast(Any, None), 0.0)
     fleet.members.append(living)
     harm.free_what_the_dead_hold()
-    assert proxied.pid == before
+    assert proxied.pids == before
     fleet.members.remove(living)
     harm.free_what_the_dead_hold()
-    assert proxied.pid != before
+    assert proxied.pids != before
     assert harm.tally.faults == {"dead member": 1}
     member.consumer.close()

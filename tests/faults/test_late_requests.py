@@ -7,8 +7,8 @@ import pytest
 from pipeline.record import Outgoing
 from streams.clients import Committed
 from streams.confluent import ConfluentClients
-from streams.local_kafka import LocalKafka
 from streams.stage import member_of
+from tests.faults.cluster import Cluster
 from tests.faults.deployment import Deployment
 from tests.faults.kafka_proxy import (
     END_TXN,
@@ -24,7 +24,7 @@ PLACE = ("late", 0)
 
 
 @pytest.mark.parametrize("api_key", [END_TXN, TXN_OFFSET_COMMIT])
-def test_it_decides_nothing_there(proxied: LocalKafka, proxy: KafkaProxy, api_key: int) -> None:
+def test_it_decides_nothing_there(proxied: Cluster, proxy: KafkaProxy, api_key: int) -> None:
     """Nothing is seen before it is committed, no position goes back. Also not the third time."""
     create(proxied.address, 1, "late", "late.out")
     direct = ConfluentClients({"bootstrap.servers": proxied.address})
@@ -58,7 +58,7 @@ def test_it_decides_nothing_there(proxied: LocalKafka, proxy: KafkaProxy, api_ke
 
 
 def test_a_process_that_dies_in_a_transaction_that_a_late_request_could_end(
-    proxied: LocalKafka, proxy: KafkaProxy
+    proxied: Cluster, proxy: KafkaProxy
 ) -> None:
     """What it had written by then would be seen, and be written again by its next life."""
     with Deployment(proxied, events=300, seed=SEED) as deployment:

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from streams.local_kafka import LocalKafka
 from streams.stage import member_of
+from tests.faults.cluster import Cluster
 from tests.faults.deployment import Deployment
 from tests.faults.kafka_proxy import END_TXN, KafkaProxy
 from tests.faults.stage_process import Life
@@ -17,7 +17,7 @@ from tests.streams.on_kafka import wait_until
 SEED = 23
 
 
-def test_connections_are_reset_again_and_again(proxied: LocalKafka, proxy: KafkaProxy) -> None:
+def test_connections_are_reset_again_and_again(proxied: Cluster, proxy: KafkaProxy) -> None:
     """Also in the middle of an answer."""
     rng = Random(SEED)
     with Deployment(proxied, events=1_500, seed=SEED) as deployment:
@@ -34,7 +34,7 @@ def test_connections_are_reset_again_and_again(proxied: LocalKafka, proxy: Kafka
 
 
 def test_a_process_that_is_cut_off_is_replaced_and_comes_back_as_a_zombie(
-    proxied: LocalKafka, proxy: KafkaProxy
+    proxied: Cluster, proxy: KafkaProxy
 ) -> None:
     """Its connections stay open and nobody answers; in the end it may speak again."""
     with Deployment(proxied, events=900, seed=SEED) as deployment:
@@ -54,7 +54,7 @@ def test_a_process_that_is_cut_off_is_replaced_and_comes_back_as_a_zombie(
 
 
 def test_nothing_passes_for_longer_than_a_session_and_a_transaction_last(
-    proxied: LocalKafka, proxy: KafkaProxy
+    proxied: Cluster, proxy: KafkaProxy
 ) -> None:
     with Deployment(proxied, events=900, seed=SEED) as deployment:
         for stage in ("intake", "tally"):
@@ -74,7 +74,7 @@ def test_nothing_passes_for_longer_than_a_session_and_a_transaction_last(
 
 @pytest.mark.parametrize("seconds", [0.5, 1.5 * Life.transaction_timeout_ms / 1000])
 def test_the_end_of_transactions_is_delayed(
-    proxied: LocalKafka, proxy: KafkaProxy, seconds: float
+    proxied: Cluster, proxy: KafkaProxy, seconds: float
 ) -> None:
     """Up to when the broker has ended them by itself: then none of them counts."""
     with Deployment(proxied, events=900, seed=SEED) as deployment:
