@@ -24,7 +24,7 @@ from sinks.stripe.settle import TRIES, Progress, Settler
 #: the beginning of a write.
 _WRITE_SECONDS_MAX: Final = 120.0
 
-#: How long a lane is left alone that fails while Stripe takes others.
+#: How long a lane is left alone that fails while Stripe takes others, and of it nothing.
 _REST_SECONDS: Final = 120.0
 
 #: By how much the clocks of two machines may differ.
@@ -44,6 +44,8 @@ class _Lane:
 
     name: _Name
     deltas: list[tuple[Delta, Progress]] = field(default_factory=list)
+    #: Stripe took some of it in this write.
+    gets_on: bool = False
     failure: Retry | None = None
 
     def is_settled(self) -> bool:
@@ -181,6 +183,7 @@ class StripeSink:
                     progress.delivery = self._settler.settle(
                         delta, progress, write.now_ms, write.deadline, tries
                     )
+                    lane.gets_on = True
                     write.settled.set()
         except Retry as failure:
             lane.failure = failure
@@ -192,10 +195,10 @@ class StripeSink:
     def _remember_failing(self, lanes: dict[_Name, _Lane], *, rests: bool) -> None:
         again_at = self._wall() + (_REST_SECONDS if rests else 0)
         for lane in lanes.values():
-            if lane.fails_alone():
-                self._failing[lane.name] = again_at
-            elif lane.is_settled():
+            if lane.gets_on or lane.is_settled():
                 self._failing.pop(lane.name, None)
+            elif lane.fails_alone():
+                self._failing[lane.name] = again_at
         # What waits is in every batch; other lanes went to another process.
         self._failing = {name: at for name, at in self._failing.items() if name in lanes}
 

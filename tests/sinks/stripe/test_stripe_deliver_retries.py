@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import pytest
 from msgspec import structs
 
+from pipeline.record import Record
 from schemas.topics import OUTBOX
 from sinks.stripe import settle
 from sinks.stripe.account import Call, Fault, Faults
@@ -226,6 +227,32 @@ def test_a_customer_whose_calls_failed_is_billed_when_they_succeed_again() -> No
         assert second.positions == {(OUTBOX.name, 0): 4}
         assert not second.waiting
         check_exact(stand_in, deltas, [*said(first), *said(second)])
+
+
+def test_a_customer_of_whose_calls_some_fail_does_not_rest_after_each_of_them() -> None:
+    """When Stripe comes back, all wait who failed before, and not all that they send goes well."""
+    clock, sent, made = Clock(), Counter[str](), []
+    deltas = [delta(number, customer) for number in range(6) for customer in ("cus_1", "cus_2")]
+    down = True
+
+    def every_other_fails_once(call: Call) -> Fault | None:
+        sent[call.identifier] += not down
+        is_other = call.stripe_customer_id == "cus_1" and call.identifier[-1] in "135"
+        return Fault.LOST_REQUEST if down or (is_other and sent[call.identifier] == 1) else None
+
+    with StripeStandIn(KEY, faults=every_other_fails_once) as stand_in:
+        to = sink(stand_in, clock)
+        waiting: Sequence[Record] = records(deltas)
+        assert refusal(to, deltas, clock.now_ms).after_seconds is None
+        down = False
+        begin_ms = clock.now_ms
+        while waiting:
+            written = to.write(waiting, clock.now_ms)
+            made += said(written)
+            waiting = written.waiting
+            clock.sleep(0.01)
+        assert clock.now_ms - begin_ms < 1000 * REST_SECONDS / 10
+        check_exact(stand_in, deltas, made)
 
 
 def test_positions_are_only_of_partitions_in_the_batch() -> None:
