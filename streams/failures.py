@@ -11,9 +11,11 @@ from pipeline import overrun
 from pipeline.errors import Stop
 from streams.clients import Clock
 
-#: So often may our name be taken from us within so many seconds before a person is asked.
-_FENCED_MAX = 3
-_FENCED_SECONDS = 120.0
+#: So often may our name be taken from us within so many seconds before a person is asked: more
+#: often than brokers are restarted one after the other, each of which may do it once. Two of one
+#: name take turns every few seconds, and are told of within half a minute.
+_FENCED_MAX = 8
+_FENCED_SECONDS = 600.0
 
 _REMEDIES = {
     KafkaError._AUTO_OFFSET_RESET: (

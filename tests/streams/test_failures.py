@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from pipeline.errors import Stop
 from streams.confluent import ConfluentClients
 from streams.deliver import Deliverer
-from streams.failures import untangled
+from streams.failures import Patience, untangled
 from streams.topics import shards_of
 from tests.streams.recording import Recording
 
@@ -47,3 +47,39 @@ def test_settings_that_the_client_refuses_are_not_tried_again() -> None:
         sink.run()
     with pytest.raises(Stop, match="Kafka on localhost:1: Kafka's client refuses its settings"):
         shards_of(REFUSED)
+
+
+class Seconds:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def now_ms(self) -> int:
+        return int(1000 * self.now)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def fenced_each(seconds: float, times: int) -> None:
+    """Another process seems to have the same name, again and again."""
+    clock = Seconds()
+    patience = Patience("stage bill", clock)
+    for _ in range(times):
+        clock.sleep(seconds)
+        patience.stop_if_hopeless(KafkaException(KafkaError(KafkaError.FENCED_INSTANCE_ID)))
+
+
+def test_brokers_that_are_restarted_one_after_the_other_stop_nobody() -> None:
+    """A group whose broker was away takes its members for others of their name."""
+    fenced_each(seconds=30, times=5)
+    fenced_each(seconds=120, times=50)
+
+
+def test_two_processes_of_one_name_are_told_so() -> None:
+    with pytest.raises(Stop, match="Another process runs as the same instance"):
+        fenced_each(seconds=3, times=10)
