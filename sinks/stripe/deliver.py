@@ -44,13 +44,15 @@ class _Lane:
 
     name: _Name
     deltas: list[tuple[Delta, Progress]] = field(default_factory=list)
-    #: Stripe took some of it in this write.
-    gets_on: bool = False
     failure: Retry | None = None
 
     def is_settled(self) -> bool:
         """Whether nothing of it is left to send."""
         return all(progress.is_done for _, progress in self.deltas)
+
+    def gets_on(self) -> bool:
+        """Whether some of it was settled in this write."""
+        return any(progress.delivery is not None for _, progress in self.deltas)
 
     def fails_alone(self) -> bool:
         """Whether it failed, and Stripe did not ask everybody to wait."""
@@ -183,7 +185,6 @@ class StripeSink:
                     progress.delivery = self._settler.settle(
                         delta, progress, write.now_ms, write.deadline, tries
                     )
-                    lane.gets_on = True
                     write.settled.set()
         except Retry as failure:
             lane.failure = failure
@@ -195,7 +196,7 @@ class StripeSink:
     def _remember_failing(self, lanes: dict[_Name, _Lane], *, rests: bool) -> None:
         again_at = self._wall() + (_REST_SECONDS if rests else 0)
         for lane in lanes.values():
-            if lane.gets_on or lane.is_settled():
+            if lane.gets_on() or lane.is_settled():
                 self._failing.pop(lane.name, None)
             elif lane.fails_alone():
                 self._failing[lane.name] = again_at
