@@ -10,16 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 280
 
-#: A JVM at full speed compiles for a minute, on every core, what a test is done with in seconds.
-HASTY_JVM = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1"}
-
 
 def run_benchmark(name: str, *options: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`python -m benchmarks.NAME`, which must succeed; `settings` go to its environment."""
     ran = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *options],
         cwd=ROOT,
-        env=os.environ | HASTY_JVM | settings,
+        env=os.environ | settings,
         capture_output=True,
         text=True,
         timeout=SECONDS_MAX,

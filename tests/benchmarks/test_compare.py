@@ -29,7 +29,7 @@ from schemas import topics
 from streams.local_kafka import LocalKafka
 from streams.producer import Producer
 from streams.topics import create_topics
-from tests.benchmarks.running import HASTY_JVM, ROOT, run_benchmark
+from tests.benchmarks.running import ROOT, run_benchmark
 
 WORKLOAD = Workload(3_000)
 
@@ -123,11 +123,7 @@ def test_it_measures_meterline_and_the_roofline_on_one_topic(tmp_path: Path) -> 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["kafka-streams", "flink-sql", "quix-streams", "faust"])
-def test_each_peer_counts_right(
-    name: str, filled: LocalKafka, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for variable, options in HASTY_JVM.items():
-        monkeypatch.setenv(variable, options)
+def test_each_peer_counts_right(name: str, filled: LocalKafka) -> None:
     result = run(CONTENDERS[name], filled)
     if result.problem.startswith("left out"):
         pytest.skip(result.problem)

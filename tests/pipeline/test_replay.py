@@ -21,7 +21,7 @@ from tests.pipeline.test_tally_any_log import streams
 from tests.pipeline.usage_log import core, frame_of
 
 
-@core(150)
+@core(80)
 @given(streams(), st.data())
 def test_whatever_the_steps_of_live_tally_were_a_replay_finds_no_difference(
     events: list[Usage], data: st.DataObject
@@ -37,7 +37,7 @@ def test_whatever_the_steps_of_live_tally_were_a_replay_finds_no_difference(
     assert compared.alerts == len(played.outcome().alerts)
 
 
-@core(150)
+@core(80)
 @given(streams(), st.data())
 def test_what_live_tally_goes_on_to_write_is_no_difference(
     events: list[Usage], data: st.DataObject
@@ -53,7 +53,7 @@ def test_what_live_tally_goes_on_to_write_is_no_difference(
     assert verify(played, seen, before=before)[0] == []
 
 
-@core(150)
+@core(80)
 @given(streams(), st.data())
 def test_a_log_that_lost_its_beginning_is_verified_from_a_state_on(
     events: list[Usage], data: st.DataObject

@@ -100,4 +100,4 @@ def differences(played: list[bytes], seen: dict[str, Any]) -> list[str]:
 
 def demo_events(seed: int) -> Iterable[bytes]:
     """The demo's own events, with everything that it injects."""
-    return generate(20_000, 50, seed, datetime(2026, 11, 20, 12, tzinfo=UTC))
+    return generate(10_000, 50, seed, datetime(2026, 11, 20, 12, tzinfo=UTC))

@@ -16,8 +16,8 @@ from tests.simulation.planted import BUGS
 from tests.simulation.seeds import BUG_SEEDS_MAX, catch
 from tests.simulation.simulate import simulate
 
-SEEDS = 100
-SEEDS_A_TEST = 50
+SEEDS = 60
+SEEDS_A_TEST = 30
 ROOT = Path(__file__).parents[2]
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 

@@ -74,10 +74,11 @@ class WholeSystem:
         finally:
             connection.close()
 
-    def command(self, statement: str) -> None:
-        """Tamper with ClickHouse."""
+    def command(self, *statements: str) -> None:
+        """Tamper with ClickHouse, whose engine takes a while to open."""
         with self.clickhouse() as connection, connection.client() as client:
-            client.command(statement)
+            for statement in statements:
+                client.command(statement)
 
     def query(self, query: str) -> list[tuple[object, ...]]:
         """Ask ClickHouse."""
