@@ -13,8 +13,8 @@ from benchmarks.under_load import end_of_longest_silence
 from pipeline.dedupe import _LOAD_MAX, _PARTS, _SLOT
 from tests.benchmarks.running import run_benchmark
 
-#: So that they transact once a second, not as often as the broker can.
-SELDOM = {"METERLINE_LINGER_MS": "1000", "METERLINE_TALLY_LINGER_MS": "1000"}
+#: So that they transact five times a second, not as often as the broker can.
+SELDOM = {"METERLINE_LINGER_MS": "200", "METERLINE_TALLY_LINGER_MS": "200"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.real.playing import demo_events, differences, play
 
-KILLS = 6
+KILLS = 8
 
 
 def stages_of(demo: int) -> list[int]:
