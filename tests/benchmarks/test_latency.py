@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rich.console import Console
 
-from benchmarks import latency_load
+from benchmarks import latency, latency_load
 from benchmarks.histogram import Histogram
-from benchmarks.latency import measure
+from benchmarks.latency import under
 from benchmarks.latency_load import Load
 from benchmarks.latency_report import markdown
-from tests.benchmarks.running import run_benchmark
+from tests.benchmarks.running import run_here
 
 
 def test_a_histogram_tells_percentiles_in_milliseconds_wherever_it_was_filled() -> None:
@@ -39,10 +40,25 @@ def test_probes_are_due_by_the_schedule_alone_and_those_of_the_warm_up_do_not_co
     assert not other.probes.keys() & load.probes.keys()
 
 
-def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> None:
+def test_it_follows_every_probe_to_its_total_and_its_alert_and_tells_a_wrong_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def under_and_wrong(load: Load, *running: Any) -> dict[str, Any]:
+        found = under(load, *running)
+        if load.per_second == 1_000:  # the last one
+            # The sender, a process of its own, sends what it always does.
+            monkeypatch.setattr(latency_load, "_PROBE_VALUE", 80_001)
+            with pytest.raises(RuntimeError, match="totals of probes are wrong"):
+                under(replace(load, number=load.number + 1), *running)
+            wrong.append(load.number)
+        return found
+
+    wrong: list[int] = []
+    monkeypatch.setattr(latency, "under", under_and_wrong)
     few = ["--seconds", "1", "--warm-up", "1", "--flat-out", "3000", "--rates", "500", "1000"]
     few += ["--first-warm-up", "1"]
-    run_benchmark("latency", *few, "--folder", str(tmp_path))
+    run_here(monkeypatch, latency.main, *few, "--folder", str(tmp_path))
+    assert len(wrong) == 1
     results = json.loads((tmp_path / "latency.json").read_text())
     assert results["capacity_per_second"] > 0
     assert [load["per_second"] for load in results["loads"]] == [500, 1_000]
@@ -55,12 +71,3 @@ def test_it_follows_every_probe_to_its_total_and_its_alert(tmp_path: Path) -> No
         assert [*load["cpu_share"]] == ["broker", "intake", "tally", "sender"]
     assert (tmp_path / "latency.md").read_text() == markdown(results)
     assert "<svg" in (tmp_path / "latency.svg").read_text()
-
-
-def test_a_probe_whose_total_is_not_what_was_sent_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # The sender, a process of its own, sends what it always does.
-    monkeypatch.setattr(latency_load, "_PROBE_VALUE", 80_001)
-    with pytest.raises(RuntimeError, match="totals of probes are wrong"):
-        measure(500, [500], 1, 0, 1, 1, Console(quiet=True))
