@@ -49,7 +49,7 @@ def doubt(monkeypatch: pytest.MonkeyPatch, benchmark: ModuleType) -> list[int]:
     def check_and_doubt(published: Iterable[pa.RecordBatch], expected: Mapping[Key, int]) -> None:
         batches = list(published)
         check_totals(batches, expected)
-        with pytest.raises(RuntimeError, match="^1 of .* totals are wrong"):
+        with pytest.raises(RuntimeError, match=r"^1 of .* totals are wrong"):
             check_totals(batches, Counter(expected) + Counter([min(expected)]))
         checked.append(len(expected))
 

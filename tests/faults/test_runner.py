@@ -5,7 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+
+from tests.faults.campaign import Options
+from tests.faults.campaign_report import write_report
+from tests.faults.harm import Tally
+from tests.faults.verdict import Verdict
 
 SECONDS_MAX = 540
 
@@ -16,17 +22,20 @@ def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
 
 
-def test_a_deployment_that_is_killed_again_and_again_comes_to_what_the_oracle_says(
+def test_a_deployment_that_is_killed_again_and_again_has_no_difference_but_a_planted_one(
     tmp_path: Path,
 ) -> None:
-    """While events flow, and usage.events gets more partitions."""
+    """While events flow, and usage.events gets more partitions; the oracle is told of one more."""
     report = tmp_path / "report.md"
     kept = tmp_path / "kept"
     options = ("--seed", "7", "--round", "8", "--report", str(report), "--keep", str(kept))
-    outcome = run("--kills", "8", *options)
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    outcome = run("--kills", "8", "--plant-a-difference", *options)
+    assert outcome.returncode == 1, outcome.stdout + outcome.stderr
+    *_, difference, summary = outcome.stdout.splitlines()
+    assert "1 events that were sent are not on the log" in difference
+    assert "1 differences, 0 processes that ended by themselves" in summary
     page = report.read_text()
-    assert page.startswith("# 8 kills, zero differences\n")
+    assert page.startswith("# 8 kills, **1 differences**\n")
     assert "--kills 8 --seed 7" in page
     assert "| repartition | 1 |" in page
     accepted = re.search(r"… accepted \| ([\d,]+)", page)
@@ -35,10 +44,10 @@ def test_a_deployment_that_is_killed_again_and_again_comes_to_what_the_oracle_sa
     assert len((kept / "faults.log").read_text().splitlines()) >= 9
 
 
-def test_an_event_that_was_lost_is_found(tmp_path: Path) -> None:
-    """The oracle is told of one more than was sent."""
-    report = tmp_path / "report.md"
-    outcome = run("--kills", "1", "--plant-a-difference", "--report", str(report))
-    assert outcome.returncode == 1
-    assert "1 events that were sent are not on the log" in outcome.stdout
-    assert "differences**" in report.read_text().splitlines()[0]
+def test_a_report_without_a_difference_says_so() -> None:
+    verdict = Verdict(Counter(), doubled=0, totals=0, alerts=0, meter_events=0, differences=[])
+    options = Options(
+        seed=7, kills=0, duration_seconds=None, kills_a_round=8, per_second=60, gap_seconds=0.1
+    )
+    page = write_report(options, Tally(drained_seconds=[2.0]), verdict, 60.0)
+    assert page.startswith("# 0 kills, zero differences\n")

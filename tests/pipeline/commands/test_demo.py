@@ -37,29 +37,31 @@ def meterline_demo(*options: str | Path, **environment: str) -> tuple[int, str, 
     return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_the_settings_of_another_deployment_and_modules_where_it_is_started_change_nothing(
+def test_it_is_alone_in_its_world_and_keeps_all_in_a_directory_of_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    """The settings of another deployment and modules where it is started change nothing.
+
+    Most of the events do not say when they arrived, one says two days ago.
+    """
+    started_in, world = tmp_path / "project", tmp_path / "world"
+    started_in.mkdir()
+    world.mkdir()
+    monkeypatch.chdir(started_in)
     for name in ("schemas", "pipeline", "queue", "stripe"):
-        (tmp_path / f"{name}.py").write_text("raise AssertionError('of another program')")
-    report = tmp_path / "kept" / "report.json"
-    options = ("--directory", tmp_path / "kept", "--report", report)
+        (started_in / f"{name}.py").write_text("raise AssertionError('of another program')")
+    first, *rest = generate(50, 5, 1, datetime.now(UTC) - timedelta(days=2))
+    lines = [first, *(re.sub(rb',"receivedat":"[^"]*"', b"", line) for line in rest)]
+    events, kept = world / "events.ndjson", world / "Zähler, a #1%41"
+    events.write_bytes(b"\n".join(lines))
+    report = kept / "report.json"
+    options = ("--events", events, "--directory", kept, "--report", report)
     code, output, errors = meterline_demo(*options, **PRODUCTION)
     assert code == 0, output + errors
     assert json.loads(report.read_text())["reconciled"]
-
-
-def test_a_directory_may_have_any_name_and_all_is_kept_in_it(tmp_path: Path) -> None:
-    """Most of the events do not say when they arrived, one says two days ago."""
-    first, *rest = generate(50, 5, 1, datetime.now(UTC) - timedelta(days=2))
-    lines = [first, *(re.sub(rb',"receivedat":"[^"]*"', b"", line) for line in rest)]
-    events, kept = tmp_path / "events.ndjson", tmp_path / "Zähler, a #1%41"
-    events.write_bytes(b"\n".join(lines))
-    code, output, errors = meterline_demo("--events", events, "--directory", kept)
-    assert code == 0, output + errors
     assert "in quarantine" not in output
-    assert {path.name for path in tmp_path.iterdir()} == {events.name, kept.name}
+    assert {path.name for path in world.iterdir()} == {events.name, kept.name}
+    assert {path.suffix for path in started_in.iterdir()} == {".py"}
     assert (kept / "clickhouse" / "store").exists()
 
 
