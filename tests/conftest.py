@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
+from tests.streams.on_kafka import delete_catalogue
 
 # A shell that runs the tests in the background lets them, and what they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,6 +30,20 @@ def kafka() -> Iterator[str]:
     """The address of one broker for the whole session: name topics and groups uniquely."""
     with LocalKafka() as broker:
         yield broker.address
+
+
+@pytest.fixture
+def bare_kafka(kafka: str) -> Iterator[str]:
+    """The same without any topic of the catalogue; what a test creates of it is deleted again."""
+    yield kafka
+    delete_catalogue(kafka)
+
+
+@pytest.fixture
+def empty_kafka(bare_kafka: str) -> str:
+    """The same with the catalogue's topics, all of them empty, and groups that know nothing."""
+    create_topics({"bootstrap.servers": bare_kafka}, keep_for_ever=True)
+    return bare_kafka
 
 
 @pytest.fixture

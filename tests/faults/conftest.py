@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient
 
 from schemas import topics
 from streams.local_kafka import LocalKafka
@@ -14,7 +13,6 @@ from streams.topics import create_topics
 from tests.faults.cluster import Cluster
 from tests.faults.hostile import SHARDS
 from tests.faults.kafka_proxy import KafkaProxy
-from tests.streams.on_kafka import wait_until
 
 
 @pytest.fixture
@@ -24,26 +22,12 @@ def bare_broker() -> Iterator[LocalKafka]:
         yield broker
 
 
-@pytest.fixture(scope="module")
-def module_broker() -> Iterator[LocalKafka]:
-    """One broker for the tests of a module."""
-    with LocalKafka() as broker:
-        yield broker
-
-
 @pytest.fixture
-def address(module_broker: LocalKafka) -> str:
+def address(bare_kafka: str) -> str:
     """Of a broker with the catalogue's topics, all of them empty, and groups that know nothing."""
-    kafka = {"bootstrap.servers": module_broker.address}
-    admin = AdminClient(dict(kafka))
-    known = admin.list_topics(timeout=10).topics
-    ours = [topic.name for topic in topics.CATALOGUE if topic.name in known]
-    for deleted in admin.delete_topics(ours).values() if ours else ():
-        deleted.result(10)
-    wait_until(lambda: not set(ours) & admin.list_topics(timeout=10).topics.keys(), "they are gone")
     sized = topics.sized(shards=SHARDS, event_partitions=1)
-    create_topics(kafka, sized, keep_for_ever=True)
-    return module_broker.address
+    create_topics({"bootstrap.servers": bare_kafka}, sized, keep_for_ever=True)
+    return bare_kafka
 
 
 @pytest.fixture

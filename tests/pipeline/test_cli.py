@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.cli import COMMANDS
 from schemas.topics import FORECASTS, OUTBOX, TOTALS
-from streams.local_kafka import LocalKafka
 from streams.topics import create_topics
 from tests.streams.on_kafka import create
 
@@ -165,42 +164,45 @@ def test_a_sink_that_starts_where_no_broker_answers_ends_and_says_so(
     assert "Check METERLINE_BOOTSTRAP_SERVERS" in errors
 
 
-def test_intake_that_starts_before_there_are_shards_ends_and_says_so(tmp_path: Path) -> None:
+def test_intake_that_starts_before_there_are_shards_ends_and_says_so(
+    tmp_path: Path, bare_kafka: str
+) -> None:
     (tmp_path / "meterline.yaml").write_text("meters: []")
-    with LocalKafka() as broker:
-        code, _, errors = meterline(
-            *("run", "intake", "--config", str(tmp_path / "meterline.yaml")),
-            METERLINE_BOOTSTRAP_SERVERS=broker.address,
-        )
+    code, _, errors = meterline(
+        *("run", "intake", "--config", str(tmp_path / "meterline.yaml")),
+        METERLINE_BOOTSTRAP_SERVERS=bare_kafka,
+    )
     assert code == 2, errors
     assert "has no topic usage.metered" in errors
     assert "Create the topics with `meterline topics`" in errors
     assert "Warning" not in errors
 
 
-def test_a_watch_that_starts_before_its_topics_are_there_ends_and_says_so(tmp_path: Path) -> None:
+def test_a_watch_that_starts_before_its_topics_are_there_ends_and_says_so(
+    tmp_path: Path, bare_kafka: str
+) -> None:
     """Faust would wait for them, and not say a word."""
     (tmp_path / "meterline.yaml").write_text("meters: []")
-    with LocalKafka() as broker:
-        for missing in (TOTALS, FORECASTS):
-            code, _, errors = meterline(
-                *("run", "watch", "--config", str(tmp_path / "meterline.yaml")),
-                METERLINE_BOOTSTRAP_SERVERS=broker.address,
-            )
-            assert code == 2, errors
-            assert f"has no topic {missing.name}" in errors
-            assert "Create the topics with `meterline topics`" in errors
-            create_topics({"bootstrap.servers": broker.address}, [missing])
-
-
-def test_stripe_that_starts_before_its_answers_have_a_topic_ends_and_says_so() -> None:
-    with LocalKafka() as broker:
-        create(broker.address, 1, OUTBOX.name)
+    for missing in (TOTALS, FORECASTS):
         code, _, errors = meterline(
-            *("run", "stripe"),
-            METERLINE_BOOTSTRAP_SERVERS=broker.address,
-            METERLINE_STRIPE_API_KEY="sk_test_none",
+            *("run", "watch", "--config", str(tmp_path / "meterline.yaml")),
+            METERLINE_BOOTSTRAP_SERVERS=bare_kafka,
         )
+        assert code == 2, errors
+        assert f"has no topic {missing.name}" in errors
+        assert "Create the topics with `meterline topics`" in errors
+        create_topics({"bootstrap.servers": bare_kafka}, [missing])
+
+
+def test_stripe_that_starts_before_its_answers_have_a_topic_ends_and_says_so(
+    bare_kafka: str,
+) -> None:
+    create(bare_kafka, 1, OUTBOX.name)
+    code, _, errors = meterline(
+        *("run", "stripe"),
+        METERLINE_BOOTSTRAP_SERVERS=bare_kafka,
+        METERLINE_STRIPE_API_KEY="sk_test_none",
+    )
     assert code == 2, errors
     assert "has no topic usage.deliveries" in errors
 

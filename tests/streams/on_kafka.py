@@ -18,6 +18,7 @@ from confluent_kafka.admin import AdminClient, ConsumerGroupDescription  # type:
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.record import Record
+from schemas.topics import CATALOGUE
 from streams import ask_leader
 from streams.read import partition_count, read_to_end
 from streams.stage import group_of
@@ -39,6 +40,20 @@ def create(address: str, partitions: int, *topics: str, **config: str) -> None:
     for created in admin.create_topics(new).values():
         created.result(WAIT_SECONDS_MAX)
     wait_until(lambda: _led(admin, topics), f"{topics} have leaders")
+
+
+def delete_catalogue(address: str) -> None:
+    """Delete what there is of the catalogue's topics; the positions of groups go with them."""
+    admin = AdminClient({"bootstrap.servers": address})
+
+    def ours() -> list[str]:
+        known = admin.list_topics(timeout=WAIT_SECONDS_MAX).topics
+        return [topic.name for topic in CATALOGUE if topic.name in known]
+
+    if created := ours():
+        for deleted in admin.delete_topics(created).values():
+            deleted.result(WAIT_SECONDS_MAX)
+        wait_until(lambda: not ours(), "they are gone")
 
 
 def _led(admin: AdminClient, topics: Iterable[str]) -> bool:

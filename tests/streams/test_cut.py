@@ -16,7 +16,6 @@ from pipeline.overrun import Overrun
 from schemas.topics import EVENTS
 from streams import cut
 from streams.cut import Extent, committed, explained, extents, overruns, read_between
-from streams.local_kafka import LocalKafka
 from tests.streams.on_kafka import (
     WAIT_SECONDS_MAX,
     create,
@@ -63,16 +62,15 @@ def test_what_stays_undecided_is_an_error_with_a_remedy(
 
 
 def test_it_does_not_wait_for_what_a_producer_leaves_undecided_on_usage_events(
-    monkeypatch: pytest.MonkeyPatch,
+    bare_kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cut, "_DECIDED_SECONDS_MAX", 0.2)
-    with LocalKafka() as broker:
-        create(broker.address, 2, EVENTS.name)
-        publish(broker.address, EVENTS.name, [(0, b"before"), (1, b"beside")])
-        producer = open_transaction(broker.address, EVENTS.name)
-        publish(broker.address, EVENTS.name, [(0, b"behind"), (1, b"beside")])
-        found = extents({"bootstrap.servers": broker.address}, [EVENTS.name])
-        producer.abort_transaction(WAIT_SECONDS_MAX)
+    create(bare_kafka, 2, EVENTS.name)
+    publish(bare_kafka, EVENTS.name, [(0, b"before"), (1, b"beside")])
+    producer = open_transaction(bare_kafka, EVENTS.name)
+    publish(bare_kafka, EVENTS.name, [(0, b"behind"), (1, b"beside")])
+    found = extents({"bootstrap.servers": bare_kafka}, [EVENTS.name])
+    producer.abort_transaction(WAIT_SECONDS_MAX)
     assert found == {EVENTS.name: [Extent(0, 1), Extent(0, 2)]}
 
 

@@ -6,7 +6,6 @@ from confluent_kafka import Producer
 
 from schemas import topics
 from streams.follow import Follower
-from streams.local_kafka import LocalKafka
 from tests.streams.on_kafka import WAIT_SECONDS_MAX
 
 
@@ -19,15 +18,15 @@ def reject(kafka: str, count: int) -> None:
 
 
 def test_what_came_since_the_last_look_is_there_in_the_end_and_only_once(
-    broker: LocalKafka,
+    empty_kafka: str,
 ) -> None:
-    kafka = {"bootstrap.servers": broker.address}
+    kafka = {"bootstrap.servers": empty_kafka}
     with Follower(kafka) as follower:
-        reject(broker.address, 3)
+        reject(empty_kafka, 3)
         while follower.read() < 3:
             pass
         follower.read()  # its client has seen the end of every partition
-        reject(broker.address, 2)
+        reject(empty_kafka, 2)
         follower.read_to_end()
         assert follower.ledger == {"rejected": 5}
         follower.read(1.0)  # its client sees the same two

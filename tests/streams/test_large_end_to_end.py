@@ -18,7 +18,6 @@ from streams.backlog import backlog
 from streams.chain import Tail
 from streams.confluent import ConfluentClients
 from streams.intake import IntakeStage
-from streams.local_kafka import LocalKafka
 from streams.transact import Transactor
 from tests.pipeline.usage_log import TOKENS, event
 from tests.streams.on_kafka import running, wait_until
@@ -57,8 +56,8 @@ def take_in(kafka: Mapping[str, str]) -> tuple[list[DeadLetter], int]:
     return list(map(open_letter, tail.read(topics.REJECTED.name))), packed
 
 
-def test_what_zstd_made_a_hundredth_or_less_is_read_and_rejected(broker: LocalKafka) -> None:
-    kafka = {"bootstrap.servers": broker.address}
+def test_what_zstd_made_a_hundredth_or_less_is_read_and_rejected(empty_kafka: str) -> None:
+    kafka = {"bootstrap.servers": empty_kafka}
     send(kafka, b"[" + b"0" * 120 * MEBIBYTE, STRUCTURED, "zstd")
     send(kafka, event("after"), STRUCTURED, "none")
     ((letter,), packed) = take_in(kafka)
@@ -66,9 +65,9 @@ def test_what_zstd_made_a_hundredth_or_less_is_read_and_rejected(broker: LocalKa
 
 
 def test_what_is_too_large_only_when_it_is_unpacked_is_rejected_and_intake_goes_on(
-    broker: LocalKafka,
+    empty_kafka: str,
 ) -> None:
-    kafka = {"bootstrap.servers": broker.address}
+    kafka = {"bootstrap.servers": empty_kafka}
     kept = event(data={"n": 1, "model": TEXT[: 13 * MEBIBYTE]})
     send(kafka, event(data={"n": 1, "model": TEXT}), STRUCTURED, "zstd")
     send(kafka, event(data={"n": 1, "model": TEXT[:MEBIBYTE] * 40}), STRUCTURED, "zstd")

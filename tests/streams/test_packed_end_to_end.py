@@ -22,7 +22,6 @@ from streams.chain import Tail
 from streams.confluent import ConfluentClients
 from streams.confluent_writers import ConfluentTransactions
 from streams.intake import IntakeStage
-from streams.local_kafka import LocalKafka
 from streams.producer import Producer
 from streams.tally import TallyStage
 from streams.transact import Transactor
@@ -32,9 +31,8 @@ from tests.streams.on_kafka import read, running, wait_until
 EVENTS = 3_000
 
 
-def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(broker: LocalKafka) -> None:
-    address = broker.address
-    with Producer(address, pack_events=100, linger_ms=60_000) as producer:
+def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(empty_kafka: str) -> None:
+    with Producer(empty_kafka, pack_events=100, linger_ms=60_000) as producer:
         for number in range(EVENTS):
             customer = f"cus_{number % 13}"
             value = event(str(number), subject=customer, data={"n": number, "model": "m"})
@@ -45,11 +43,10 @@ def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(broker: L
                 producer.send_raw(value, key=customer.encode())
     stop = threading.Event()
     stages = (IntakeStage(TOKENS), TallyStage())
+    kafka = {"bootstrap.servers": empty_kafka}
     intake, tally = (
-        Transactor(stage, ConfluentClients({"bootstrap.servers": address}), instance="t", stop=stop)
-        for stage in stages
+        Transactor(stage, ConfluentClients(kafka), instance="t", stop=stop) for stage in stages
     )
-    kafka = {"bootstrap.servers": address}
     with running(intake, stop), running(tally, stop):
         for stage, topic in (("intake", topics.EVENTS), ("tally", topics.METERED)):
             wait_until(lambda s=stage, t=topic: not backlog(kafka, s, [t.name]), f"{stage} is done")  # type: ignore[misc]
@@ -68,11 +65,11 @@ def test_packed_events_are_counted_once_each_and_a_broken_one_is_alone(broker: L
         b'{"specversion":"1.0","subject":"cus_5"}'
     }
     assert len({letter.position for letter in letters}) == 2
-    assert len(read(address, topics.EVENTS.name)) < EVENTS / 10
+    assert len(read(empty_kafka, topics.EVENTS.name)) < EVENTS / 10
 
 
 def test_what_a_few_records_hold_is_taken_in_by_as_many_transactions_as_it_needs(
-    broker: LocalKafka, monkeypatch: pytest.MonkeyPatch
+    empty_kafka: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hostile producer needs two bytes for a rejection; a transaction must end all the same."""
     monkeypatch.setattr(intake_module, "_EVENTS_AT_ONCE", 1_000)
@@ -84,7 +81,7 @@ def test_what_a_few_records_hold_is_taken_in_by_as_many_transactions_as_it_needs
         return write(self, outgoing)
 
     monkeypatch.setattr(ConfluentTransactions, "write", counting)
-    kafka = {"bootstrap.servers": broker.address}
+    kafka = {"bootstrap.servers": empty_kafka}
     producer = confluent_kafka.Producer(kafka | {"enable.idempotence": True, "linger.ms": 500})
     for _ in range(10):
         elements = b"[" + b",".join([b"0"] * 400) + b"]"

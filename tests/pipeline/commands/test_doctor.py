@@ -320,13 +320,10 @@ def test_a_position_that_was_deleted_is_said_until_it_is_set_behind_the_loss(
     assert finding.mark is Mark.GOOD
 
 
-def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str]) -> None:
-    with LocalKafka() as broker:
-        address = {"bootstrap.servers": broker.address}
-        create_topics(
-            address, sized(shards=2, event_partitions=EVENTS.partitions), keep_for_ever=True
-        )
-        code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": broker.address})
+def test_a_deployment_with_fewer_shards_is_no_fault(up: dict[str, str], bare_kafka: str) -> None:
+    fewer = sized(shards=2, event_partitions=EVENTS.partitions)
+    create_topics({"bootstrap.servers": bare_kafka}, fewer, keep_for_ever=True)
+    code, output = meterline("doctor", **{**up, "METERLINE_BOOTSTRAP_SERVERS": bare_kafka})
     assert code == 0, output
 
 

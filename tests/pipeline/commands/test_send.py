@@ -243,14 +243,13 @@ def test_an_event_larger_than_kafka_takes_is_counted_and_the_rest_is_sent(addres
     assert sorted(record.value or b"" for record in arrivals.records()) == [event(1), event(3)]
 
 
-def test_an_arrival_that_is_too_old_for_its_topic_is_said_to_be() -> None:
-    with LocalKafka() as broker:
-        create_topics({"bootstrap.servers": broker.address}, [EVENTS])
-        code, output, errors = meterline_send(
-            "-",
-            stdin=event(1, receivedat="2020-11-20T09:30:00Z"),
-            METERLINE_BOOTSTRAP_SERVERS=broker.address,
-        )
+def test_an_arrival_that_is_too_old_for_its_topic_is_said_to_be(bare_kafka: str) -> None:
+    create_topics({"bootstrap.servers": bare_kafka}, [EVENTS])
+    code, output, errors = meterline_send(
+        "-",
+        stdin=event(1, receivedat="2020-11-20T09:30:00Z"),
+        METERLINE_BOOTSTRAP_SERVERS=bare_kafka,
+    )
     assert (code, output.split(" in ")[0]) == (1, "Sent 0 events")
     assert "1 were not delivered: an arrival time among them is older" in errors
     assert "Remedy: Correct their arrival times (receivedat" in errors

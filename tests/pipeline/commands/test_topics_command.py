@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from schemas.topics import CATALOGUE, EVENTS, METERED, SHARDS
-from streams.local_kafka import LocalKafka
 from streams.read import partition_count
 from streams.topics import shards_of
 
@@ -30,23 +29,24 @@ def create(address: str, *options: str) -> tuple[int, str]:
     return ended.returncode, ended.stdout + ended.stderr
 
 
-def test_the_shards_are_chosen_once_and_kept_by_whoever_repeats_the_command() -> None:
-    with LocalKafka() as broker:
-        kafka = {"bootstrap.servers": broker.address}
-        assert shards_of(kafka) == SHARDS
-        code, output = create(broker.address, "--shards", "3")
-        assert (code, shards_of(kafka)) == (0, 3)
-        assert "with 3 shards" in output
-        for topic in CATALOGUE:
-            count = EVENTS.partitions if topic is EVENTS else 3
-            assert partition_count(kafka, topic.name) == count
+def test_the_shards_are_chosen_once_and_kept_by_whoever_repeats_the_command(
+    bare_kafka: str,
+) -> None:
+    kafka = {"bootstrap.servers": bare_kafka}
+    assert shards_of(kafka) == SHARDS
+    code, output = create(bare_kafka, "--shards", "3")
+    assert (code, shards_of(kafka)) == (0, 3)
+    assert "with 3 shards" in output
+    for topic in CATALOGUE:
+        count = EVENTS.partitions if topic is EVENTS else 3
+        assert partition_count(kafka, topic.name) == count
 
-        code, output = create(broker.address)
-        assert (code, shards_of(kafka)) == (0, 3)
-        assert "with 3 shards" in output
+    code, output = create(bare_kafka)
+    assert (code, shards_of(kafka)) == (0, 3)
+    assert "with 3 shards" in output
 
-        code, output = create(broker.address, "--shards", "4")
-        assert code != 0
-        assert "usage.metered has 3 instead of 4" in output
-        assert "never changes" in output
-        assert partition_count(kafka, METERED.name) == 3
+    code, output = create(bare_kafka, "--shards", "4")
+    assert code != 0
+    assert "usage.metered has 3 instead of 4" in output
+    assert "never changes" in output
+    assert partition_count(kafka, METERED.name) == 3
