@@ -24,9 +24,9 @@ TOLD = Discrepancy(
 )
 
 
-def test_what_was_told_is_read_back_and_a_foreign_record_is_named(kafka: str) -> None:
-    connection = {"bootstrap.servers": kafka}
-    create(kafka, 1, topics.DISCREPANCIES.name)
+def test_what_was_told_is_read_back_and_a_foreign_record_is_named(bare_kafka: str) -> None:
+    connection = {"bootstrap.servers": bare_kafka}
+    create(bare_kafka, 1, topics.DISCREPANCIES.name)
     resolved = TOLD.model_copy(update={"key": "stored/1/accepted", "state": "resolved"})
     publish(connection, [TOLD, resolved])
     assert open_discrepancies(connection) == {TOLD.key: TOLD}
