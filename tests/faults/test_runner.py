@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
-from tests.faults.campaign import Options
-from tests.faults.campaign_report import write_report
+import pytest
+
+from tests.faults import __main__ as runner
 from tests.faults.harm import Tally
 from tests.faults.verdict import Verdict
 
@@ -44,10 +46,26 @@ def test_a_deployment_that_is_killed_again_and_again_has_no_difference_but_a_pla
     assert len((kept / "faults.log").read_text().splitlines()) >= 9
 
 
-def test_a_report_without_a_difference_says_so() -> None:
-    verdict = Verdict(Counter(), doubled=0, totals=0, alerts=0, meter_events=0, differences=[])
-    options = Options(
-        seed=7, kills=0, duration_seconds=None, kills_a_round=8, per_second=60, gap_seconds=0.1
-    )
-    page = write_report(options, Tally(drained_seconds=[2.0]), verdict, 60.0)
-    assert page.startswith("# 0 kills, zero differences\n")
+class Flawless(nullcontext["Flawless"]):
+    """A campaign in which nothing went wrong."""
+
+    kills = 0
+    seconds = 60.0
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(self)
+        self.tally = Tally(drained_seconds=[2.0])
+
+    def run(self) -> Verdict:
+        return Verdict(Counter(), doubled=0, totals=0, alerts=0, meter_events=0, differences=[])
+
+
+def test_a_campaign_without_a_difference_ends_with_0_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.md"
+    monkeypatch.setattr(runner, "Campaign", Flawless)
+    monkeypatch.setattr(sys, "argv", ["faults", "--kills", "0", "--report", str(report)])
+    assert runner.main() == 0
+    assert "0 differences, 0 processes that ended by themselves" in capsys.readouterr().out
+    assert report.read_text().startswith("# 0 kills, zero differences\n")
