@@ -1,13 +1,13 @@
 """How soon an event is in a readable total, and a crossing in a readable alert, under load.
 
-    uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000] [--shards 4]
+    uv run python -m benchmarks.latency [--seconds 60] [--rates 20000 40000 60000] [--shards 1 4]
 
-Starts a local Kafka, `meterline run intake` and `meterline run tally`, and warms all of it up with
-events. First it finds what this machine can carry of it, sender and reader included: how many
-events a second go through when all are sent at once. Then events come at 25, 50 and 75 % of that
-(or at `--rates`), on a fixed schedule that does not wait for anybody. A `read_committed` consumer
-notes when totals and alerts of the probes among them become readable; both count from when the
-probe was due.
+For each number of shards it starts a local Kafka, `meterline run intake` and `meterline run tally`,
+and warms all of it up with events. First it finds what this machine can carry of it, sender and
+reader included: how many events a second go through when all are sent at once. Then events come at
+25, 50 and 75 % of that (or at `--rates`), on a fixed schedule that does not wait for anybody. A
+`read_committed` consumer notes when totals and alerts of the probes among them become readable;
+both count from when the probe was due.
 
 Writes FOLDER/latency.json, latency.svg and latency.md.
 """
@@ -143,9 +143,9 @@ def under(load: Load, deployed: Deployment, observer: Observer, sender: Executor
         RuntimeError: an alert came twice, or a probe's total is wrong.
     """
     begins = _ends(deployed, topics.METERED.name)
-    cpu_before = deployed.cpu_seconds()
+    cpu_before = deployed.cpu_seconds() | {"reader": time.process_time()}
     sent: Sent = sender.submit(send, deployed.kafka["bootstrap.servers"], load).result()
-    cpu_after = deployed.cpu_seconds()
+    cpu_after = deployed.cpu_seconds() | {"reader": time.process_time()}
     observer.wait_for(load.probes, _PATIENCE_SECONDS)
     seen = observer.seen
     if seen.repeated:
@@ -197,13 +197,12 @@ def measure(
     say: Console,
 ) -> dict[str, Any]:
     """The capacity, and every load, on one deployment."""
-    load_before = os.getloadavg()[0]
     with (
         deployment(shards) as deployed,
         Observer(deployed.kafka, shards) as observer,
         ProcessPoolExecutor(1, get_context("spawn")) as sender,
     ):
-        say.print(f"Warming up for {first_warm_up_seconds:g} s…")
+        say.print(f"Shards: {shards}. Warming up for {first_warm_up_seconds:g} s…")
         count = decided(deployed.kafka, shards)
         before = warm_up(first_warm_up_seconds, deployed, count, sender)
         say.print(f"Sending {flat_out:,} events at once…")
@@ -215,14 +214,7 @@ def measure(
             load = Load(number, rate, seconds, warm_up_seconds, min(rate, _PROBES_PER_SECOND))
             say.print(f"{rate:,} events a second for {warm_up_seconds + seconds:g} s…")
             loads.append(under(load, deployed, observer, sender) | {"of_capacity": rate / most})
-    return {
-        "flat_out": flat_out,
-        "shards": shards,
-        "capacity_per_second": most,
-        "loads": loads,
-        "load_average_before": load_before,
-        "machine": machine(),
-    }
+    return {"shards": shards, "capacity_per_second": most, "loads": loads}
 
 
 def _ends(deployed: Deployment, topic: str) -> dict[int, int]:
@@ -259,22 +251,37 @@ def main() -> None:
         help="events a second, not shares of capacity",
     )
     options.add_argument(
-        "--shards", type=positive, default=4, help="as many as two cores have use for"
+        "--shards",
+        type=positive,
+        nargs="+",
+        default=[1, 4],
+        help="each on a deployment of its own",
     )
     options.add_argument(
         "--folder", type=folder, default="docs/benchmarks", help="where results are saved"
     )
     chosen = options.parse_args()
-    results = measure(
-        chosen.flat_out,
-        chosen.rates,
-        chosen.seconds,
-        chosen.warm_up,
-        chosen.shards,
-        chosen.first_warm_up,
-        Console(stderr=True),
-    )
-    Console(highlight=False).print(table(results))
+    load_before = os.getloadavg()[0]
+    say = Console(stderr=True)
+    results = {
+        "flat_out": chosen.flat_out,
+        "deployments": [
+            measure(
+                chosen.flat_out,
+                chosen.rates,
+                chosen.seconds,
+                chosen.warm_up,
+                shards,
+                chosen.first_warm_up,
+                say,
+            )
+            for shards in chosen.shards
+        ],
+        "load_average_before": load_before,
+        "machine": machine(),
+    }
+    for measured in results["deployments"]:
+        Console(highlight=False).print(table(measured))
     page = markdown(results)
     chart(results, chosen.folder / "latency.svg")
     (chosen.folder / "latency.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -56,18 +56,22 @@ def test_it_follows_every_probe_to_its_total_and_its_alert_and_tells_a_wrong_one
     wrong: list[int] = []
     monkeypatch.setattr(latency, "under", under_and_wrong)
     few = ["--seconds", "1", "--warm-up", "1", "--flat-out", "3000", "--rates", "500", "1000"]
-    few += ["--first-warm-up", "1"]
+    few += ["--first-warm-up", "1", "--shards", "2"]
     run_here(monkeypatch, latency.main, *few, "--folder", str(tmp_path))
     assert len(wrong) == 1
     results = json.loads((tmp_path / "latency.json").read_text())
-    assert results["capacity_per_second"] > 0
-    assert [load["per_second"] for load in results["loads"]] == [500, 1_000]
-    for load in results["loads"]:
+    [deployment] = results["deployments"]
+    assert deployment["shards"] == 2
+    assert deployment["capacity_per_second"] > 0
+    assert [load["per_second"] for load in deployment["loads"]] == [500, 1_000]
+    for load in deployment["loads"]:
         assert load["probes"] == 500
         for found in (*load["latency_ms"].values(), load["sender_lag_ms"]):
             assert 0 < found["p50"] <= found["p99"] <= found["max"]
         hops = sum(hop["p50"] for hop in load["hops_ms"].values())
         assert hops == pytest.approx(load["latency_ms"]["total"]["p50"], rel=0.5)
-        assert [*load["cpu_share"]] == ["broker", "intake", "tally", "sender"]
-    assert (tmp_path / "latency.md").read_text() == markdown(results)
+        assert [*load["cpu_share"]] == ["broker", "intake", "tally", "reader", "sender"]
+    page = (tmp_path / "latency.md").read_text()
+    assert page == markdown(results)
+    assert page.count("\n| 2 | 500/s, ") == page.count("\n| 2 | 1,000/s, ") == 2 + 3 + 1
     assert "<svg" in (tmp_path / "latency.svg").read_text()
