@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from pipeline.errors import Reject
+from pipeline.nesting import NESTING_MAX, is_nested_deeper
 from pipeline.record import PLAIN_HEADERS, Headers, Record
 from pipeline.unpack import elements, media_type_of
 from schemas.quantity import exact_number
@@ -73,8 +74,11 @@ _NO_HEADERS = frozenset({"data", "data_base64"})
 #: An event has some hundred bytes; Kafka's own default limit of a record is the same.
 EVENT_BYTES_MAX = 1024 * 1024
 
+#: Data stand one level deeper in an event than alone.
+_DATA_NESTING_MAX = NESTING_MAX - 1
+
 #: What a parser of ours may raise on bytes that are not what they should be.
-_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, ValueError)
 
 
 def decode_event(record: Record) -> tuple[Envelope, bytes]:
@@ -89,6 +93,8 @@ def decode_event(record: Record) -> tuple[Envelope, bytes]:
         value = structured(record.headers, value)
     if len(value) > EVENT_BYTES_MAX:
         raise _too_large(value)
+    if is_nested_deeper(value, NESTING_MAX):
+        raise _too_deep("malformed_json")
     try:
         envelope = _envelope.decode(value)
         if not value.isascii():
@@ -117,6 +123,8 @@ def decode_data(
     try:
         if envelope.data_base64 is not None:
             text = base64.b64decode(envelope.data_base64, validate=True)
+            if is_nested_deeper(text, _DATA_NESTING_MAX):
+                raise _too_deep("invalid_data")
         else:
             text = bytes(envelope.data)
         kind = envelope.datacontenttype
@@ -201,6 +209,8 @@ def structured(headers: Headers, value: bytes) -> bytes:
         return envelope
     if content_type and not _is_json(content_type):
         return envelope[:-1] + b',"data_base64":"' + base64.b64encode(value) + b'"}'
+    if is_nested_deeper(value, _DATA_NESTING_MAX):
+        raise _too_deep("invalid_data")
     try:
         _anything.decode(value)  # or text that ends the envelope early could smuggle attributes in
     except _DECODE_ERRORS as error:
@@ -239,6 +249,14 @@ def _too_large(value: bytes) -> Reject:
     )
 
 
+def _too_deep(reason: str) -> Reject:
+    return Reject(
+        reason,
+        f"The event is nested more than {NESTING_MAX} levels deep.",
+        remedy="Send what is metered, and keep deep structures elsewhere.",
+    )
+
+
 def _require_once(text: bytes, names: Sequence[bytes], *, top_level_only: bool = False) -> None:
     """Refuse a JSON object that says one of `names` twice: parsers differ in which one they take.
 
@@ -260,7 +278,7 @@ def _require_once(text: bytes, names: Sequence[bytes], *, top_level_only: bool =
         raise Reject(
             "malformed_json",
             f"The JSON cannot be read to its end: {error}.",
-            remedy="Send a CloudEvent as a JSON object that is not nested deeply.",
+            remedy="Send a CloudEvent as a JSON object.",
         ) from None
     if repeated:
         raise _ambiguous(f"The member {repeated[0]:.100} occurs twice in one object")

@@ -137,19 +137,13 @@ def _text(raw: Any) -> str:
         return format(raw, "f")
     if isinstance(raw, Decimal):
         return str(raw)
-    try:
-        text = _json.encode(raw)
-    except RecursionError:
-        raise _no_text("is nested too deeply") from None
+    text = _json.encode(raw)
     if len(text) > EVENT_BYTES_MAX:
         # Four bytes, 1e99, become a hundred.
-        raise _no_text(f"takes {len(text)} bytes, more than an event may have,")
+        raise Reject(
+            "invalid_data",
+            f"A dimension takes {len(text)} bytes, more than an event may have, to be written as a "
+            "text.",
+            remedy="Group by a text or a number.",
+        )
     return text.decode()
-
-
-def _no_text(what: str) -> Reject:
-    return Reject(
-        "invalid_data",
-        f"A dimension {what} to be written as a text.",
-        remedy="Group by a text or a number.",
-    )

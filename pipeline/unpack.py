@@ -17,6 +17,7 @@ from msgspec import structs
 from numpy.typing import NDArray
 
 from pipeline.errors import Reject
+from pipeline.nesting import NESTING_MAX, PACKED_NESTING_MAX, is_nested_deeper
 from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
 from schemas.usage_event import (
     HEADER_PREFIX,
@@ -118,6 +119,12 @@ def elements(headers: Headers, value: bytes | msgspec.Raw) -> list[msgspec.Raw]:
             f"The value is no JSON array of events: {error}.",
             remedy=f"Send {PACKED} as one JSON array in UTF-8, or one event as {STRUCTURED}.",
         ) from None
+    if any(is_nested_deeper(each, PACKED_NESTING_MAX) for each in found):
+        raise Reject(
+            "malformed_json",
+            f"An event in the array is nested more than {PACKED_NESTING_MAX} levels deep.",
+            remedy=f"Send such an event alone; at most {NESTING_MAX} levels are read.",
+        )
     if not found:
         raise Reject(
             "not_a_cloudevent",

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from pipeline.errors import MeterlineError
+from pipeline.nesting import NESTING_MAX, is_nested_deeper
 from pipeline.reject import Position
 from streams.murmur2 import Partitions
 
@@ -41,12 +42,14 @@ class Pack:
     def joined(self) -> bytes | None:
         """The events as one JSON array; None where readers would not split it into just these.
 
-        That is so if one of them is not JSON, or has blanks around it.
+        That is so if one of them is not JSON, is nested too deeply, or has blanks around it.
         """
         value = b"[" + b",".join(self.values) + b"]"
+        if any(is_nested_deeper(each, NESTING_MAX) for each in self.values):
+            return None
         try:
             found = _array.decode(value)
-        except (msgspec.MsgspecError, RecursionError):
+        except msgspec.MsgspecError:
             return None
         # In one order, of equal lengths, one byte apart: the very same pieces.
         return value if list(map(len, found)) == list(map(len, self.values)) else None

@@ -178,7 +178,7 @@ class Producer:
         `key` is the customer; `timestamp_ms` (since 1970) replays an arrival time. Once it is safe,
         `arrived` is told where it lies; what that raises goes to `threading.excepthook`. A producer
         that packs sends alone, in its turn, what has headers or an arrival time of its own, is no
-        JSON or has blanks around it.
+        JSON, is nested too deeply or has blanks around it.
 
         Raises:
             DeliveryFailed: when events sent before failed for good; this one is queued then, too.

@@ -13,6 +13,7 @@ from msgspec import structs
 
 from pipeline.decode import EVENT_BYTES_MAX
 from pipeline.intake import Intake
+from pipeline.nesting import NESTING_MAX, PACKED_NESTING_MAX
 from pipeline.record import PLAIN_HEADERS, Headers, Outgoing, Record, Records
 from pipeline.reject import DeadLetter, open_letter
 from pipeline.unpack import events_in, unpacked
@@ -208,6 +209,30 @@ def test_a_record_that_cannot_be_split_is_rejected_whole(value: bytes, reason: s
     assert [(why(each), each.value) for each in rejections] == [(reason, value)]
     assert letter(rejections[0]).original.headers == HEADERS
     assert str(letter(rejections[0]).position) == "0/1"
+
+
+def three_with_a_nested_one(depth: int) -> bytes:
+    """Packed events, of which the second has data so many levels deep."""
+    nested = event("2", data="HERE").replace(b'"HERE"', b"[" * depth + b"]" * depth)
+    return b",".join([b"[" + event("1"), nested, event("3") + b"]"])
+
+
+@pytest.mark.parametrize("depth", [NESTING_MAX, PACKED_NESTING_MAX - 1])
+def test_an_event_that_is_nested_too_deeply_is_rejected_alone(depth: int) -> None:
+    packs, rejections = take_in([record(three_with_a_nested_one(depth), 0, HEADERS)])
+    assert sum(len(pack) for _, pack in packs) == 2
+    assert [str(letter(each).position) for each in rejections] == ["0/0/1"]
+    assert letter(rejections[0]).message == "The event is nested more than 250 levels deep."
+
+
+@pytest.mark.parametrize("depth", [PACKED_NESTING_MAX, 900, 5_000, 100_000])
+def test_one_that_not_every_reader_could_take_out_has_its_record_rejected_whole(depth: int) -> None:
+    value = three_with_a_nested_one(depth)
+    packs, rejections = take_in([record(value, 0, HEADERS)])
+    assert (packs, [(why(each), each.value) for each in rejections]) == (
+        [],
+        [("malformed_json", value)],
+    )
 
 
 def test_a_record_whose_events_would_repeat_too_many_bytes_of_headers_is_rejected_whole() -> None:
