@@ -24,8 +24,9 @@ def period_bounds(
     times_ns: NDArray[np.int64], period: Period
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Start and end (exclusive) of each time's period, in milliseconds since 1970. Shape (n,)."""
-    units = times_ns.astype("datetime64[ns]").astype(_UNITS[period])
-    return _ms(units), _ms(units + 1)
+    unit = _UNITS[period]
+    numbers = times_ns.astype("datetime64[ns]").astype(unit).astype(np.int64)
+    return _ms(numbers, unit), _ms(numbers + 1, unit)
 
 
 @lru_cache(maxsize=4_096)
@@ -39,5 +40,5 @@ def moment(ms: int) -> datetime:
     return _EPOCH + timedelta(milliseconds=ms)
 
 
-def _ms(units: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    return units.astype("datetime64[ms]").astype(np.int64)
+def _ms(numbers: NDArray[np.int64], unit: str) -> NDArray[np.int64]:
+    return numbers.astype(unit).astype("datetime64[ms]").astype(np.int64)
