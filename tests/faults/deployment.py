@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
-from itertools import islice
+from itertools import groupby, islice
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from pydantic import SecretStr
 
 from pipeline.generate import Shares, generate
 from pipeline.ingest_file import read_ndjson
+from pipeline.record import Record
 from schemas import topics
 from schemas.definitions import Definitions
 from sinks.clickhouse.connect import Connection
@@ -238,18 +239,11 @@ class Deployment:
         """Send again what is not on the log, as the producer's error advises."""
         records = read(self.address, topics.EVENTS.name)
         there = Counter((record.key, record.value) for record in records)
-        sent = list(read_ndjson(self._lines[: self._sent]))
-        kept: list[int] = []
-        missing: list[int] = []
-        for number, line in enumerate(sent):
-            is_there = there[line.key, line.value] > 0
-            there[line.key, line.value] -= 1
-            (kept if is_there else missing).append(number)
-        # From now on in the order of the log.
-        self._lines[: self._sent] = [self._lines[number] for number in kept + missing]
-        for number in missing:
-            line = sent[number]
-            self._producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+        for line in read_ndjson(self._lines[: self._sent]):
+            if not there[line.key, line.value]:
+                self._producer.send_raw(line.value, key=line.key, timestamp_ms=line.timestamp_ms)
+            else:
+                there[line.key, line.value] -= 1
         self._producer.flush()
 
     def repartition(self, partitions: int) -> None:
@@ -276,11 +270,11 @@ class Deployment:
 
     def differences(self) -> list[str]:
         """What is wrong in the end, against brute force over the lines that were sent."""
-        lines = self._lines[: self._sent]
-        counts = Counter(record.partition for record in read(self.address, topics.EVENTS.name))
-        assert counts.total() == len(lines), counts
+        arrived = read(self.address, topics.EVENTS.name)
+        counts = Counter(record.partition for record in arrived)
+        assert counts.total() == self._sent, counts
         sent = [[1] * counts[partition] for partition in range(max(counts) + 1)]
-        expected = expect(DEFINITIONS, lines, now=self._now)
+        expected = expect(DEFINITIONS, self._as_they_lie(arrived), now=self._now)
         of_topic = cache(partial(read, self.address))
         found = differences(of_topic, expected, sent)
         if "bill" in self._plans:
@@ -292,6 +286,23 @@ class Deployment:
             with self._clickhouse() as client:
                 found += of_clickhouse(of_topic, client)
         return found
+
+    def _as_they_lie(self, arrived: Sequence[Record]) -> list[bytes]:
+        """The lines that were sent, those of each partition in its order.
+
+        That is not always the one in which they were sent: what a partition's first leader refuses
+        is sent again, behind what it took meanwhile (`streams.write.has_place`).
+        """
+        lines = self._lines[: self._sent]
+        numbers: defaultdict[tuple[bytes | None, bytes | None], deque[int]] = defaultdict(deque)
+        for number, line in enumerate(read_ndjson(lines)):
+            numbers[line.key, line.value].append(number)
+        lying = list(lines)
+        for _, records in groupby(arrived, key=lambda record: record.partition):
+            found = [numbers[record.key, record.value].popleft() for record in records]
+            for place, number in zip(sorted(found), found, strict=True):
+                lying[place] = lines[number]
+        return lying
 
     @contextmanager
     def _clickhouse(self) -> Iterator[Client]:
