@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import ANY_ARRIVAL, CATALOGUE, METERED, SHARDS, Topic
+from streams.ask_leader import answered
 from streams.cluster import ask_for_topics, unanswered
 
 _ANSWER_SECONDS_MAX = 15.0
@@ -75,7 +76,8 @@ def create_topics(
                     f"The topic {name} cannot be created: {error.args[0].str()}.",
                     remedy="Check the broker's replication factor and this user's rights (ACLs).",
                 ) from error
-    _wait_until_known(kafka, wanted)
+    known = _wait_until_known(kafka, wanted)
+    _wait_until_led(kafka, {topic.topic: known[topic.topic] for topic in missing})
 
 
 def _existing_partitions(kafka: Mapping[str, str]) -> dict[str, int]:
@@ -91,20 +93,46 @@ def _existing_partitions(kafka: Mapping[str, str]) -> dict[str, int]:
     }
 
 
-def _wait_until_known(kafka: Mapping[str, str], wanted: Iterable[Topic]) -> None:
-    """The controller says yes before the brokers have heard of it."""
+def _wait_until_known(kafka: Mapping[str, str], wanted: Iterable[Topic]) -> dict[str, int]:
+    """The controller says yes before the brokers have heard of it. How many partitions each has."""
     deadline = time.monotonic() + _ANSWER_SECONDS_MAX
+    known: dict[str, int] = {}
     unknown = {topic.name for topic in wanted}
     while unknown and time.monotonic() < deadline:
         partitions = _existing_partitions(kafka)
         _require_shards(wanted, partitions)
-        if unknown := unknown - partitions.keys():
+        known |= partitions
+        if unknown := unknown - known.keys():
             time.sleep(0.02)
     if unknown:
         raise Retry(
             f"The brokers do not know these new topics yet: {', '.join(sorted(unknown))}.",
             remedy="Check that the cluster is healthy and run this again.",
         )
+    return known
+
+
+def _wait_until_led(kafka: Mapping[str, str], partitions: Mapping[str, int]) -> None:
+    """The brokers have heard of a leader before it takes office.
+
+    What is sent to it meanwhile it refuses; what comes next, and is taken, then lies before what
+    was sent first (https://issues.apache.org/jira/browse/KAFKA-15591).
+    """
+    ends = {
+        TopicPartition(name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        for name, count in partitions.items()
+        for partition in range(count)
+    }
+    admin = AdminClient({"log_level": 2, **kafka})
+
+    def ask() -> None:
+        for end in admin.list_offsets(ends, request_timeout=_ANSWER_SECONDS_MAX).values():
+            end.result()
+
+    try:
+        answered(ask, _ANSWER_SECONDS_MAX)
+    except KafkaException as error:
+        raise unanswered(kafka, error) from error
 
 
 def _require_shards(wanted: Iterable[Topic], partitions: Mapping[str, int]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from confluent_kafka import KafkaError, Producer, TopicCollection
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, Producer, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
@@ -47,6 +47,18 @@ def test_every_topic_of_the_catalogue_is_created_as_it_says(kafka: str) -> None:
         assert settings["cleanup.policy"] == ("compact" if topic.compacted else "delete")
         assert settings["retention.ms"] == str(topic.retention_ms)
         assert {key: settings[key] for key in topic.config} == topic.config
+
+
+def test_each_partition_of_a_topic_that_was_created_has_a_leader_in_office(kafka: str) -> None:
+    """Events sent to it at once keep their order."""
+    many = Topic("led.events", 100, 60_000, "many partitions", False, {}, False)
+    create_topics({"bootstrap.servers": kafka}, [many])
+    admin = AdminClient({"bootstrap.servers": kafka})
+    ends = {
+        TopicPartition(many.name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        for partition in range(many.partitions)
+    }
+    assert {end.result(10).offset for end in admin.list_offsets(ends).values()} == {0}
 
 
 def test_keeping_for_ever_sets_no_time_limit_anywhere(kafka: str) -> None:
