@@ -16,6 +16,8 @@ _FIRST = "#d9730d"
 _OTHERS = "#5b8db8"
 _LINES = (_FIRST, "#3f87c6", "#3f9a62", "#a06cc0", "#b5891c", "#c9576a")
 _MARKERS = "osD^vP"
+#: The names of more series than these would lie upon a line.
+_NAMES_INSIDE_MAX = 4
 
 _STYLE: Final[dict[Any, Any]] = {
     # Without a fixed salt the identifiers in the file are new each time.
@@ -88,7 +90,9 @@ def lines(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.grid()
-        if len(series) > 1:
+        if len(series) > _NAMES_INSIDE_MAX:
+            axes.figure.legend(loc="outside lower center", ncols=3)
+        elif len(series) > 1:
             axes.legend()
 
 
