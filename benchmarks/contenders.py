@@ -232,9 +232,16 @@ def _tool(name: str) -> str:
 
 
 def _run(line: Sequence[str], folder: Path) -> str:
+    # The Python that somebody has chosen for Meterline would overrule the one that a peer needs.
+    environment = {name: text for name, text in os.environ.items() if name != "UV_PYTHON"}
     try:
         done = subprocess.run(
-            line, cwd=folder, capture_output=True, text=True, timeout=_BUILD_SECONDS_MAX
+            line,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_SECONDS_MAX,
         )
     except subprocess.TimeoutExpired as error:
         raise LeftOut(f"{line[0]} did not end within {_BUILD_SECONDS_MAX} s") from error

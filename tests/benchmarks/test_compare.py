@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -162,6 +163,20 @@ def test_who_cannot_run_here_is_left_out_with_the_reason(tmp_path: Path) -> None
     contender = replace(KAFKA_STREAMS, prepare=prepare)  # type: ignore[arg-type]
     result = run(contender, LocalKafka(tmp_path))
     assert result.problem == "left out: mvn is not installed"
+
+
+def test_a_python_that_was_chosen_for_meterline_is_not_forced_upon_peers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "uv"
+    tool.write_text('#!/bin/sh\necho "chosen: ${UV_PYTHON-nothing}"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("UV_PYTHON", "3.13")
+    place = Place("127.0.0.1:1", "events", 1, tmp_path)
+    place.state.mkdir()
+    [command] = CONTENDERS["faust"].prepare()(place)
+    assert command.line[0] == "chosen: nothing"
 
 
 @pytest.mark.skipif(shutil.which("mvn") is None, reason="mvn is not installed")
