@@ -10,10 +10,15 @@ A group's coordinator is the leader of the partition that has its positions, and
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ListOffsetsResultInfo,
+    OffsetSpec,
+)
 
 Answer = TypeVar("Answer")
 
@@ -45,6 +50,24 @@ def watermarks(consumer: Consumer, topic: str, partition: int) -> tuple[int, int
     place = TopicPartition(topic, partition)
     begin, end = answered(lambda: consumer.get_watermark_offsets(place, _ANSWER_SECONDS))
     return begin, end
+
+
+def offsets(
+    kafka: Mapping[str, str], spec: OffsetSpec, places: Iterable[tuple[str, int]], seconds: float
+) -> dict[tuple[str, int], ListOffsetsResultInfo]:
+    """What `spec` asks for, of each (topic, partition); asked of all at once.
+
+    Raises:
+        KafkaException: a broker does not answer, or a partition stays without a leader.
+    """
+    asked = {TopicPartition(*place): spec for place in places}
+    admin = AdminClient({"log_level": "2", **kafka})
+
+    def ask() -> dict[tuple[str, int], ListOffsetsResultInfo]:
+        answers = admin.list_offsets(asked, request_timeout=seconds)
+        return {(at.topic, at.partition): answer.result() for at, answer in answers.items()}
+
+    return answered(ask, seconds)
 
 
 def committed(consumer: Consumer, places: Sequence[TopicPartition]) -> list[TopicPartition]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ClusterMetadata,
@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import METERED, OLDEST_ARRIVAL, Topic
-from streams.ask_leader import answered
+from streams.ask_leader import offsets
 from streams.failures import stop_if_hopeless
 
 #: Below "critical" librdkafka tells of every attempt; what matters is raised.
@@ -176,19 +176,12 @@ def newest_timestamp_ms(kafka: Mapping[str, str], name: str, within_seconds: flo
     Raises:
         Retry: no broker answers in time.
     """
-    admin = AdminClient({**_QUIET, **kafka})
     try:
         partitions = ask_for_topics(kafka, within_seconds, name).topics[name].partitions
-        asked = {
-            TopicPartition(name, number): OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
-            for number in partitions
-        }
-
-        def newest_ms() -> int:
-            answers = admin.list_offsets(asked, request_timeout=within_seconds).values()
-            return max((answer.result().timestamp for answer in answers), default=-1)
-
-        return answered(newest_ms, within_seconds)
+        places = [(name, number) for number in partitions]
+        newest = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
+        found = offsets(kafka, newest, places, within_seconds).values()
+        return max((at.timestamp for at in found), default=-1)
     except KafkaException as error:
         raise unanswered(kafka, error) from error
 

@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from pipeline.errors import Retry, Stop
 from pipeline.overrun import Overrun
 from pipeline.record import Record
 from schemas.topics import EVENTS
 from streams import ask_leader
-from streams.ask_leader import answered, watermarks
+from streams.ask_leader import watermarks
 from streams.clients import Place
 from streams.cluster import ask_for_topics
 from streams.failures import stop_if_hopeless
@@ -138,19 +138,14 @@ def explained(who: str) -> Iterator[None]:
 def _begins(kafka: Mapping[str, str], topics: Iterable[str]) -> dict[Place, int]:
     """The first offset that is kept, of each partition; asked of all at once."""
     known = ask_for_topics(kafka, _ANSWER_SECONDS).topics
-    asked = {}
+    places = []
     for topic in topics:
         if topic not in known:
             raise _absent(topic)
-        for number in known[topic].partitions:
-            asked[TopicPartition(topic, number)] = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-    admin = AdminClient({**kafka, "log_level": "2"})
-
-    def begins() -> dict[Place, int]:
-        answers = admin.list_offsets(asked, request_timeout=_ANSWER_SECONDS)
-        return {(at.topic, at.partition): answers[at].result().offset for at in asked}
-
-    return answered(begins)
+        places += [(topic, number) for number in known[topic].partitions]
+    begins = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+    found = ask_leader.offsets(kafka, begins, places, _ANSWER_SECONDS)
+    return {place: at.offset for place, at in found.items()}
 
 
 def _committed(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.errors import Retry, Stop
 from schemas.topics import ANY_ARRIVAL, CATALOGUE, METERED, SHARDS, Topic
-from streams.ask_leader import answered
+from streams.ask_leader import offsets
 from streams.cluster import ask_for_topics, unanswered
 
 _ANSWER_SECONDS_MAX = 15.0
@@ -118,19 +118,10 @@ def _wait_until_led(kafka: Mapping[str, str], partitions: Mapping[str, int]) -> 
     What is sent to it meanwhile it refuses; what comes next, and is taken, then lies before what
     was sent first (https://issues.apache.org/jira/browse/KAFKA-15591).
     """
-    ends = {
-        TopicPartition(name, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        for name, count in partitions.items()
-        for partition in range(count)
-    }
-    admin = AdminClient({"log_level": 2, **kafka})
-
-    def ask() -> None:
-        for end in admin.list_offsets(ends, request_timeout=_ANSWER_SECONDS_MAX).values():
-            end.result()
-
+    places = [(name, number) for name, count in partitions.items() for number in range(count)]
+    ends = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     try:
-        answered(ask, _ANSWER_SECONDS_MAX)
+        offsets(kafka, ends, places, _ANSWER_SECONDS_MAX)
     except KafkaException as error:
         raise unanswered(kafka, error) from error
 

@@ -40,7 +40,10 @@ def test_brackets_side_by_side_are_no_depth() -> None:
     assert is_nested_deeper(b"[" + b"[]," * 10_000 + b"[{}]]", 2)
 
 
-def test_neither_are_brackets_in_texts_and_in_what_is_no_json() -> None:
+def test_neither_are_brackets_in_texts() -> None:
     assert not is_nested_deeper(b'["' + b"[" * 10_000 + rb"\"[[[" + b'"]', 1)
+
+
+def test_but_those_in_a_text_without_an_end_are() -> None:
     for broken in (b'"' + b"[" * 100_000, b'"' * 99_999 + b"{" * 9, b'"' + rb"\[" * 100_000):
-        is_nested_deeper(broken, 1)
+        assert is_nested_deeper(broken, 8)
