@@ -6,6 +6,7 @@ On usage.events it ends where intake can read to.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import pytest
@@ -34,12 +35,18 @@ def topic(kafka: str) -> str:
     return name
 
 
-def test_a_cut_waits_for_what_is_undecided_and_then_has_all_of_it(kafka: str, topic: str) -> None:
+def test_a_cut_waits_for_what_is_undecided_and_then_has_all_of_it(
+    kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"bootstrap.servers": kafka}
     producer = open_transaction(kafka, topic)
     found: list[dict[str, list[Extent]]] = []
+    has_looked = threading.Event()
+    monkeypatch.setattr(cut, "_are_decided", _noting(has_looked, cut._are_decided))
     looking = threading.Thread(target=lambda: found.append(extents(settings, [topic])))
     looking.start()
+    # On a busy machine its first look may take longer, and must be before the commit.
+    assert has_looked.wait(WAIT_SECONDS_MAX)
     looking.join(0.5)
     assert looking.is_alive()
     producer.commit_transaction(WAIT_SECONDS_MAX)
@@ -49,6 +56,16 @@ def test_a_cut_waits_for_what_is_undecided_and_then_has_all_of_it(kafka: str, to
     values = [record.value for record in read_between(settings, topic, 0, 1, 3)]
     assert values == [b"1", b"2"]
     assert list(read_between(settings, topic, 1, 0, 0)) == []
+
+
+def _noting(
+    called: threading.Event, function: Callable[[Sequence[Extent], Sequence[Extent]], bool]
+) -> Callable[[Sequence[Extent], Sequence[Extent]], bool]:
+    def noted(wanted: Sequence[Extent], decided: Sequence[Extent]) -> bool:
+        called.set()
+        return function(wanted, decided)
+
+    return noted
 
 
 def test_what_stays_undecided_is_an_error_with_a_remedy(
