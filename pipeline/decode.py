@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -262,15 +261,16 @@ def _require_once(text: bytes, names: Sequence[bytes], *, top_level_only: bool =
 
     Looked at only where the bytes raise the suspicion, since Python's own parser is slow.
     """
-    watched = [json.loads(name) for name in names]
     repeated: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:
         # Called for inner objects first, for the outermost one last.
         if top_level_only:
             repeated.clear()
-        members = Counter(name for name, _ in pairs)
-        repeated.extend(name for name in watched if members[name] > 1)
+        members = [name for name, _ in pairs]
+        if len(set(members)) < len(members):
+            watched = (json.loads(name) for name in names)
+            repeated.extend(name for name in watched if members.count(name) > 1)
 
     try:
         json.loads(text, object_pairs_hook=note, parse_int=str, parse_float=str)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.scan_event import Bytes, Places, scan_events
+from pipeline.scan_event import ATTRIBUTES, DATA, EVENT, MEMBERS, Bytes, Places, scan_events
 from pipeline.words import SENTINEL, WORD_BYTES, Texts, words_of
+
+#: The names of members, from one that stands in data on; what a path passes through has a path too.
+Path: TypeAlias = tuple[bytes, ...]
 
 
 class Parts(NamedTuple):
@@ -27,9 +30,15 @@ class Parts(NamedTuple):
 
 
 class PartFinder:
-    """Looks for attributes and members by `names`, of which `scan_event.ATTRIBUTES` come first."""
+    """Looks for attributes, and for `members` that stand in data or, by their path, in another one.
 
-    def __init__(self, names: Sequence[bytes]) -> None:
+    The numbers of `ATTRIBUTES` come first, then those of members in their order.
+    """
+
+    def __init__(self, members: Sequence[Path]) -> None:
+        numbers = {(): DATA, **{path: MEMBERS + n for n, path in enumerate(members)}}
+        names = [*ATTRIBUTES, *(path[-1] for path in members)]
+        self._parents = np.array([EVENT] * MEMBERS + [numbers[path[:-1]] for path in members])
         self._count = len(names)
         self._names = np.frombuffer(b"".join([*names, SENTINEL]), dtype=np.uint8)
         self._bounds = np.cumsum([0, *map(len, names)])
@@ -47,7 +56,14 @@ class PartFinder:
             np.zeros(shape, dtype=np.int64),
         )
         scan_events(
-            octets, words_of(octets), bounds, self._names, self._bounds, self._words, *parts
+            octets,
+            words_of(octets),
+            bounds,
+            self._names,
+            self._bounds,
+            self._words,
+            self._parents,
+            *parts,
         )
         return parts
 

@@ -22,7 +22,7 @@ from pipeline.errors import Reject
 from pipeline.identify import fingerprints, hashes
 from pipeline.instant import INVALID, LAST_NS, parse_instants
 from pipeline.measure import Reading, readings
-from pipeline.pack import EventColumns, cut
+from pipeline.pack import EventColumns, Scaled, cut
 from pipeline.record import Outgoing, Record, Records
 from pipeline.reject import rejected
 from pipeline.route import Router
@@ -147,7 +147,7 @@ class Intake:
             customers=scanned.strings(SUBJECT),
             originals=scanned.originals(),
             values={
-                path: pa.array(scanned.quantities(path), mask=_is_of_others(types, readers))
+                path: _masked(*scanned.quantities(path), _is_of_others(types, readers))
                 for path, readers in _readers(self._value_paths).items()
             },
             dimensions={
@@ -245,6 +245,11 @@ def _is_of_others(types: pa.Array, wanted: Set[str]) -> NDArray[np.bool_]:
     is_other = np.array([name not in wanted for name in types.dictionary.to_pylist()], np.bool_)
     of_events: NDArray[np.bool_] = is_other[types.indices.to_numpy()]
     return of_events
+
+
+def _masked(integers: NDArray[np.int64], places: int, mask: NDArray[np.bool_]) -> Scaled:
+    """Quantities, null where the mask is true."""
+    return Scaled(pa.array(integers, mask=mask), places)
 
 
 def _blanked(texts: pa.Array, mask: NDArray[np.bool_]) -> pa.Array:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +26,26 @@ EVENTS_MAX = 4_096
 BYTES_MAX = 4 * 1024 * 1024
 
 
-#: Quantities at one path: whole numbers as an int64 array, or any; null or None where an event's
-#: type has no meter that reads them.
-Values: TypeAlias = pa.Array | list[int | Decimal | None]
+class Scaled(NamedTuple):
+    """Quantities as an int64 array of integers over so many decimal places."""
+
+    integers: pa.Array
+    places: int
+
+    def over(self, places: int) -> Scaled | None:
+        """The same over at least as many places; None if 64 bits are not enough."""
+        if places == self.places:
+            return self
+        try:
+            more = pa.scalar(10 ** (places - self.places), pa.int64())
+            return Scaled(pc.multiply_checked(self.integers, more), places)
+        except pa.ArrowInvalid:
+            return None
+
+
+#: Quantities at one path, in either way; null or None where an event's type has no meter that reads
+#: them.
+Values: TypeAlias = Scaled | list[int | Decimal | None]
 
 
 @dataclass(frozen=True)
@@ -74,13 +91,39 @@ class EventColumns:
         return cls(**columns)
 
 
-def _joined(pieces: Sequence[Values]) -> Values:
+def _joined(pieces: Sequence[Any]) -> Any:
     if all(isinstance(piece, pa.Array) for piece in pieces):
         return pa.concat_arrays(pieces)
+    scaled = [_scaled(piece) for piece in pieces]
+    places = max((each.places for each in scaled if each is not None), default=0)
+    same = [each.over(places) if each is not None else None for each in scaled]
+    arrays = [each.integers for each in same if each is not None]
+    if len(arrays) == len(pieces):
+        return Scaled(pa.concat_arrays(arrays), places)
+    return [value for piece in pieces for value in _listed(piece)]
+
+
+def _scaled(values: Values) -> Scaled | None:
+    """The values as 64-bit integers, if all of them fit."""
+    if isinstance(values, Scaled):
+        return values
+    # Looked at first, because pyarrow would cut off a decimal's places without a word.
+    if Decimal not in set(map(type, values)):
+        with contextlib.suppress(pa.ArrowInvalid, OverflowError):
+            return Scaled(pa.array(values, pa.int64()), 0)
+    units = [None if value is None else nanos(Decimal(value)) for value in values]
+    with contextlib.suppress(pa.ArrowInvalid, OverflowError):
+        return Scaled(pa.array(units, pa.int64()), PLACES)
+    return None
+
+
+def _listed(values: Values) -> list[int | Decimal | None]:
+    if not isinstance(values, Scaled):
+        return values
+    integers, places = values
     return [
-        value
-        for piece in pieces
-        for value in (piece.to_pylist() if isinstance(piece, pa.Array) else piece)
+        None if integer is None else Decimal(integer).scaleb(-places)
+        for integer in integers.to_pylist()
     ]
 
 
@@ -195,17 +238,11 @@ class _Column:
 
 def _value_array(values: Values) -> tuple[pa.Array, dict[bytes, bytes]]:
     """Scaled 64-bit integers if all values fit, else plain decimal strings."""
-    if isinstance(values, pa.Array):
-        return values, {SCALE: b"0"}
-    # Looked at first, because pyarrow would cut off a decimal's places without a word.
-    if Decimal not in set(map(type, values)):
-        with contextlib.suppress(pa.ArrowInvalid, OverflowError):
-            return pa.array(values, pa.int64()), {SCALE: b"0"}
-    units = [None if value is None else nanos(Decimal(value)) for value in values]
-    try:
-        return pa.array(units, pa.int64()), {SCALE: b"%d" % PLACES}
-    except (pa.ArrowInvalid, OverflowError):
-        return pa.array([None if unit is None else plain(unit) for unit in units], pa.string()), {}
+    scaled = _scaled(values)
+    if scaled is not None:
+        return scaled.integers, {SCALE: b"%d" % scaled.places}
+    texts = [None if value is None else plain(nanos(Decimal(value))) for value in _listed(values)]
+    return pa.array(texts, pa.string()), {}
 
 
 class Pack:
@@ -281,10 +318,21 @@ class Quantities:
     @classmethod
     def joined(cls, parts: Sequence[Quantities]) -> Quantities:
         """The quantities of `parts`, one after the other."""
-        columns = [part.integers for part in parts if part.integers is not None]
-        if len(columns) == len(parts) and len({part.nanos_each for part in parts}) == 1:
-            return cls(np.concatenate(columns), parts[0].nanos_each, None)
+        nanos_each = min(part.nanos_each for part in parts)
+        columns = [part._in_units_of(nanos_each) for part in parts]
+        integers = [column for column in columns if column is not None]
+        if len(integers) == len(parts):
+            return cls(np.concatenate(integers), nanos_each, None)
         return cls(None, 1, [nanos for part in parts for nanos in part.nanos()])
+
+    def _in_units_of(self, nanos_each: int) -> NDArray[np.int64] | None:
+        """The integers in units that are no larger; None where 64 bits fail."""
+        more = self.nanos_each // nanos_each
+        if self.integers is None or more == 1:
+            return self.integers
+        limit = np.iinfo(np.int64).max // more
+        fits = -limit <= self.integers.min(initial=0) and self.integers.max(initial=0) <= limit
+        return self.integers * more if fits else None
 
     def take(self, indices: NDArray[np.int64]) -> Quantities:
         """The quantities at `indices`."""

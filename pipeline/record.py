@@ -13,15 +13,40 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Retry
 from pipeline.words import Texts
-from schemas.usage_event import STRUCTURED
+from schemas.usage_event import HEADER_PREFIX, STRUCTURED
 
 Headers = tuple[tuple[str, bytes], ...]
 
 #: What our own producer and most others send; looked at before anything slower.
 PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
+((_, _TYPE),) = PLAIN_HEADERS
+
 #: Bytes as they lie in a record, or in a part of one.
 Value = bytes | msgspec.Raw | None
+
+
+def are_usual(headers: Headers) -> bool:
+    """Whether headers say at most that a value is one event in structured mode.
+
+    Those of tracing, of frameworks and the like say nothing of an event.
+    """
+    if not headers or headers == PLAIN_HEADERS:
+        return True
+    types = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == "content-type":
+            types.append(value)
+        elif lowered.startswith(HEADER_PREFIX):
+            return False
+    return not types or (len(types) == 1 and _is_usual_type(types[0]))
+
+
+def _is_usual_type(value: bytes | None) -> bool:
+    """Whether a content type is that of one event, in lower case, perhaps with parameters."""
+    said = value or b""
+    return said.isascii() and (said == _TYPE or said.startswith(_TYPE + b";"))
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -158,11 +183,11 @@ class Records(Sequence[Record]):
 
     @cached_property
     def has_usual_headers(self) -> NDArray[np.bool_]:
-        """Which have the headers of one event, or none, shape (n,)."""
+        """Which have the headers of one event in structured mode, or none, shape (n,)."""
         headers = self.headers
         if headers.count(PLAIN_HEADERS) + headers.count(()) == len(headers):
             return np.ones(len(headers), dtype=np.bool_)
-        return np.array([names in (PLAIN_HEADERS, ()) for names in headers], dtype=np.bool_)
+        return np.array(list(map(are_usual, headers)), dtype=np.bool_)
 
     @property
     def are_plain(self) -> bool:

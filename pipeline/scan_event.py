@@ -4,7 +4,8 @@
 `SENTINEL`, so that nothing runs on behind the last event; what runs into the next event ends there,
 and is then found to have passed its own end.
 
-Both loops call nothing that takes columns: handing them over would take longer than the work.
+The loop calls nothing that takes columns: handing them over would take longer than the work. What
+it calls stands here, because machine code is made anew only when its own file changes.
 """
 
 from __future__ import annotations
@@ -36,14 +37,29 @@ ATTRIBUTES = (
 ID, SOURCE, TYPE, SUBJECT, TIME, DATA, VERSION, CONTENT_TYPE, BASE64 = range(9)
 MEMBERS = len(ATTRIBUTES)
 
-#: What a part is.
-ABSENT, TEXT, INTEGER, DECIMAL, OBJECT = range(5)
+#: What a part is: among others a literal, true, false or null, or what has parts of its own.
+KINDS = 7
+ABSENT, TEXT, INTEGER, DECIMAL, LITERAL, OBJECT, ARRAY = range(KINDS)
+
+#: Where attributes stand, and members of data stand in `DATA` or in another member.
+EVENT = -1
 
 #: All integers of so many digits fit 64 bits.
-_DIGITS_MAX = 18
+DIGITS_MAX = 18
+
+#: A bit of a word each.
+_DEPTH_MAX = 60
+_WORD_BITS = 64
+_EXPONENT_DIGITS_MAX = 3
 
 _QUOTE, _COMMA, _COLON, _OPEN, _CLOSE, _MINUS, _POINT, _ZERO, _NINE, _BLANK = b'",:{}-.09 '
-_T, _Z = b"TZ"
+_OPEN_ARRAY, _CLOSE_ARRAY, _BACKSLASH, _PLUS, _E, _SMALL_E, _F, _U = b"[]\\+Eefu"
+_ASCII_END = 0x80
+
+_TRUE, _FALSE, _NULL = (
+    np.uint64(int.from_bytes(text, "little")) for text in (b"true", b"alse", b"null")
+)
+_FOUR_BYTES = np.uint64(2**32 - 1)
 
 _ONES = np.uint64(0x0101010101010101)
 _HIGH_BITS = np.uint64(0x8080808080808080)
@@ -52,12 +68,57 @@ _BACKSLASHES = np.uint64(0x5C5C5C5C5C5C5C5C)
 _BLANKS = np.uint64(0x2020202020202020)
 _ONE = np.uint64(1)
 _TOP_BYTE = np.uint64(56)
+_BYTE = np.uint64(0xFF)
+_8, _16, _24 = np.uint64(8), np.uint64(16), np.uint64(24)
 
-_SECONDS_LENGTH = len("2026-11-20T09:30:00")
-_DIGITS = np.array([0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18])
-_YEAR_LAST = 2261
-_MONTH_DAYS = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
-_TENS = np.array([10**exponent for exponent in range(10)])
+
+@compiled
+def _character_bytes(word: np.uint64) -> int:
+    """How many bytes the character has that begins a word, and is not ASCII; 0 if it is none.
+
+    Source: The Unicode Standard, table 3-7, well-formed UTF-8 byte sequences.
+    """
+    first, second = int(word & _BYTE), int(word >> _8 & _BYTE)
+    third, fourth = int(word >> _16 & _BYTE), int(word >> _24 & _BYTE)
+    lowest, highest = 0x80, 0xBF
+    if first == 0xE0:
+        lowest = 0xA0
+    elif first == 0xED:
+        highest = 0x9F
+    elif first == 0xF0:
+        lowest = 0x90
+    elif first == 0xF4:
+        highest = 0x8F
+    if first < 0xC2 or first > 0xF4 or second < lowest or second > highest:
+        return 0
+    if first < 0xE0:
+        return 2
+    if third < 0x80 or third > 0xBF:
+        return 0
+    if first < 0xF0:
+        return 3
+    return 4 if 0x80 <= fourth <= 0xBF else 0
+
+
+@compiled
+def _escape_bytes(word: np.uint64) -> int:
+    """How many bytes the escape has that begins a word; 0 if it is none, or half a character."""
+    escaped = word >> _8 & _BYTE
+    if escaped != _U:
+        return 2 if escaped in (34, 92, 47, 98, 102, 110, 114, 116) else 0  # "\\/bfnrt
+    code = 0
+    for place in range(2, 6):
+        digit = int(word >> np.uint64(8 * place) & _BYTE)
+        if 48 <= digit <= 57:
+            digit -= 48
+        elif 65 <= digit <= 70:
+            digit -= 55
+        elif 97 <= digit <= 102:
+            digit -= 87
+        else:
+            return 0
+        code = code * 16 + digit
+    return 0 if 0xD800 <= code <= 0xDFFF else 6
 
 
 @compiled
@@ -68,6 +129,7 @@ def scan_events(
     names: Bytes,
     name_bounds: NDArray[np.int64],
     name_words: Words,
+    parents: NDArray[np.int64],
     usual: NDArray[np.bool_],
     kinds: Bytes,
     begins: Places,
@@ -77,180 +139,202 @@ def scan_events(
     """Fill the last five columns: whether each event has the usual form, and where its parts lie.
 
     `names` are those of `ATTRIBUTES` and of members, `name_bounds` where each begins and the last
-    one ends, `name_words` their first eight bytes. Shapes: `usual` (n,); `kinds`, `begins`, `ends`
-    and `integers` (names, n), all zeros.
+    one ends, `name_words` their first eight bytes, `parents` the number of what each stands in.
+    Shapes: `usual` (n,); `kinds`, `begins`, `ends` and `integers` (names, n), all zeros.
     """
+    namesakes = np.zeros(_DEPTH_MAX + 1, dtype=np.uint64)
     for row in range(len(usual)):
         at, end = bounds[row], bounds[row + 1]
         if at == end or end - at > EVENT_BYTES_MAX or text[at] != _OPEN:
             continue
+        # Of what is being read: its number if it has one, how deep it lies in the event, and within
+        # what that has a number. So many of the levels have none; a bit each says which are arrays.
         number = -1
-        within_data = False
+        depth = 0
+        inside = EVENT
+        levels = 0
+        arrays = np.uint64(0)
         is_value = False
         at += 1
         while True:
             while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
                 at += 1
-            if text[at] != _QUOTE:
-                break
-            # A text, up to its quote; eight bytes at a time, of which the lowest is found exactly
-            # that is a quote, a backslash, a control character, or not ASCII.
-            # Formula: H. S. Warren, "Hacker's Delight" (2013), section 6-1.
-            begin = at + 1
-            at = begin
-            while True:
-                eight = words[at]
-                quotes = eight ^ _QUOTES
-                backslashes = eight ^ _BACKSLASHES
-                found = (
-                    eight
-                    | ((quotes - _ONES) & ~quotes)
-                    | ((backslashes - _ONES) & ~backslashes)
-                    | ((eight - _BLANKS) & ~eight)
-                ) & _HIGH_BITS
-                if found != 0:
+            if text[at] == _QUOTE:
+                # A text, up to its quote; eight bytes at a time, of which the lowest is found
+                # exactly that is a quote, a backslash, a control character, or not ASCII.
+                # Formula: H. S. Warren, "Hacker's Delight" (2013), section 6-1.
+                begin = at + 1
+                at = begin
+                while True:
+                    eight = words[at]
+                    quotes = eight ^ _QUOTES
+                    backslashes = eight ^ _BACKSLASHES
+                    found = (
+                        eight
+                        | ((quotes - _ONES) & ~quotes)
+                        | ((backslashes - _ONES) & ~backslashes)
+                        | ((eight - _BLANKS) & ~eight)
+                    ) & _HIGH_BITS
+                    if found == 0:
+                        at += WORD_BYTES
+                        continue
                     lowest = found & (~found + _ONE)
                     at += np.int64((((lowest - _ONE) & _ONES) * _ONES) >> _TOP_BYTE) - 1
+                    if text[at] == _QUOTE:
+                        break
+                    size = 0
+                    if text[at] >= _ASCII_END:
+                        size = _character_bytes(words[at])
+                    elif text[at] == _BACKSLASH and is_value and number < 0:
+                        # Whoever reads a text would have to resolve what is escaped.
+                        size = _escape_bytes(words[at])
+                    if size == 0 or at >= end:
+                        break
+                    at += size
+                length = at - begin
+                if at >= end or text[at] != _QUOTE:
                     break
-                at += WORD_BYTES
-            length = at - begin
-            if at >= end or text[at] != _QUOTE:
-                break
-            at += 1
-            if is_value:
-                is_value = False
+                at += 1
+                if not is_value:
+                    # The name of an attribute or a member: which one is it?
+                    number = -1
+                    namesake = -1
+                    first = words[begin] & FIRST_BYTES[min(length, WORD_BYTES)]
+                    known, known_end = 0, MEMBERS
+                    if inside != EVENT:
+                        known, known_end = MEMBERS, len(name_words)
+                    elif levels:
+                        known_end = 0
+                    while known < known_end:
+                        place = name_bounds[known]
+                        if name_words[known] == first and name_bounds[known + 1] - place == length:
+                            rest = WORD_BYTES
+                            while rest < length and text[begin + rest] == names[place + rest]:
+                                rest += 1
+                            if rest >= length:
+                                if levels == 0 and parents[known] == inside:
+                                    number = known
+                                    break
+                                if namesake < 0:
+                                    namesake = known
+                        known += 1
+                    # A name that is read somewhere must not stand twice in any object.
+                    if number >= 0:
+                        if kinds[number, row] != ABSENT:
+                            break
+                    elif namesake >= 0:
+                        bit = _ONE << np.uint64(namesake - MEMBERS)
+                        if namesake - MEMBERS >= _WORD_BITS or namesakes[depth] & bit != 0:
+                            break
+                        namesakes[depth] |= bit
+                    while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
+                        at += 1
+                    if text[at] != _COLON:
+                        break
+                    at += 1
+                    is_value = True
+                    continue
                 if number >= 0:
                     kinds[number, row] = TEXT
                     begins[number, row] = begin
                     ends[number, row] = begin + length
-            else:
-                # The name of an attribute or a member: which one is it?
-                number = -1
-                first = words[begin] & FIRST_BYTES[min(length, WORD_BYTES)]
-                for known in range(
-                    MEMBERS if within_data else 0, len(name_words) if within_data else MEMBERS
-                ):
-                    place = name_bounds[known]
-                    if name_words[known] == first and name_bounds[known + 1] - place == length:
-                        rest = WORD_BYTES
-                        while rest < length and text[begin + rest] == names[place + rest]:
-                            rest += 1
-                        if rest >= length:
-                            number = known
-                            break
-                if number >= 0 and kinds[number, row] != ABSENT:
+            elif not is_value or (0 <= number < MEMBERS and number != DATA):
+                break
+            elif text[at] == _OPEN or text[at] == _OPEN_ARRAY:
+                if depth == _DEPTH_MAX:
                     break
-                while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
-                    at += 1
-                if text[at] != _COLON:
-                    break
+                depth += 1
+                namesakes[depth] = 0
+                is_array = text[at] == _OPEN_ARRAY
+                if number >= 0:
+                    kinds[number, row] = ARRAY if is_array else OBJECT
+                    begins[number, row] = at
+                if number >= 0 and not is_array:
+                    inside = number
+                else:
+                    levels += 1
+                    arrays = arrays << _ONE | np.uint64(is_array)
+                    number = -1
                 at += 1
                 while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
                     at += 1
-                if text[at] == _QUOTE:
-                    is_value = True
+                is_value = is_array
+                if text[at] != (_CLOSE_ARRAY if is_array else _CLOSE):
                     continue
-                if not within_data:
-                    if number != DATA or text[at] != _OPEN:
-                        break
-                    within_data = True
-                    kinds[DATA, row] = OBJECT
-                    begins[DATA, row] = at
+            elif number == DATA:
+                break
+            elif text[at] == _MINUS or _ZERO <= text[at] <= _NINE:
+                begin = at
+                integer = 0
+                negative = text[at] == _MINUS
+                at += negative
+                first_digit = at
+                while _ZERO <= text[at] <= _NINE:
+                    integer = integer * 10 + int(text[at]) - _ZERO
                     at += 1
-                    while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
-                        at += 1
-                    if text[at] != _CLOSE:
-                        continue
-                else:
-                    begin = at
-                    integer = 0
-                    negative = text[at] == _MINUS
-                    at += negative
+                digits = at - first_digit
+                # 007 is no number.
+                if digits < 1 or digits > DIGITS_MAX or (text[first_digit] == _ZERO and digits > 1):
+                    break
+                kind = INTEGER
+                if text[at] == _POINT:
+                    kind = DECIMAL
+                    at += 1
                     first_digit = at
                     while _ZERO <= text[at] <= _NINE:
-                        integer = integer * 10 + int(text[at]) - _ZERO
                         at += 1
-                    digits = at - first_digit
-                    # -0 is no integer to every reader, and 007 is none to any.
-                    if digits < 1 or digits > _DIGITS_MAX:
+                    if at == first_digit or at - first_digit > DIGITS_MAX:
                         break
-                    if text[first_digit] == _ZERO and (digits > 1 or negative):
-                        break
-                    kind = INTEGER
-                    if text[at] == _POINT:
-                        kind = DECIMAL
+                if number < 0 and (text[at] == _SMALL_E or text[at] == _E):
+                    at += 1
+                    at += text[at] == _MINUS or text[at] == _PLUS
+                    first_digit = at
+                    while _ZERO <= text[at] <= _NINE:
                         at += 1
-                        first_digit = at
-                        while _ZERO <= text[at] <= _NINE:
-                            at += 1
-                        if at == first_digit or at - first_digit > _DIGITS_MAX:
-                            break
-                    if number >= 0:
-                        kinds[number, row] = kind
+                    if at == first_digit or at - first_digit > _EXPONENT_DIGITS_MAX:
+                        break
+                if number >= 0:
+                    # -0 is no integer to every reader.
+                    if negative and integer == 0 and kind == INTEGER:
+                        break
+                    kinds[number, row] = kind
+                    begins[number, row] = begin
+                    ends[number, row] = at
+                    integers[number, row] = -integer if negative else integer
+            else:
+                begin = at
+                four = words[at] & _FOUR_BYTES
+                at += 4
+                if four != _TRUE and four != _NULL:
+                    if words[begin + 1] & _FOUR_BYTES != _FALSE or text[begin] != _F:
+                        break
+                    at += 1
+                if number >= 0:
+                    kinds[number, row] = LITERAL
+                    if four != _NULL:
                         begins[number, row] = begin
                         ends[number, row] = at
-                        integers[number, row] = -integer if negative else integer
-            while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
-                at += 1
-            if within_data and text[at] == _CLOSE:
-                at += 1
-                within_data = False
-                ends[DATA, row] = at
+            # Behind a value: what ends with it, and whether a name or a value comes next.
+            while True:
                 while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
                     at += 1
-            if text[at] == _COMMA:
+                is_value = levels > 0 and arrays & _ONE != 0
+                if text[at] != (_CLOSE_ARRAY if is_value else _CLOSE) or at >= end:
+                    break
                 at += 1
-                continue
-            if text[at] == _CLOSE and not within_data:
-                at += 1
-                while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
-                    at += 1
-                usual[row] = at == end
-            break
-
-
-@compiled
-def read_times(text: Bytes, begins: Places, ends: Places, instants: NDArray[np.int64]) -> None:
-    """Nanoseconds since 1970 of times in UTC; negative for what is not written in the usual way."""
-    for row in range(len(instants)):
-        at, end = begins[row], ends[row]
-        places = end - at - _SECONDS_LENGTH - 2
-        instants[row] = -1
-        if places < -1 or places == 0 or places > 9 or text[end - 1] != _Z:
-            continue
-        usual = (
-            text[at + 4] == _MINUS
-            and text[at + 7] == _MINUS
-            and text[at + 10] == _T
-            and text[at + 13] == _COLON
-            and text[at + 16] == _COLON
-            and (places < 0 or text[at + _SECONDS_LENGTH] == _POINT)
-        )
-        for place in _DIGITS:
-            usual &= _ZERO <= text[at + place] <= _NINE
-        fraction = 0
-        for place in range(at + _SECONDS_LENGTH + 1, end - 1):
-            usual &= _ZERO <= text[place] <= _NINE
-            fraction = fraction * 10 + int(text[place]) - _ZERO
-        century = np.int64(text[at]) * 10 + text[at + 1] - 11 * _ZERO
-        year = century * 100 + np.int64(text[at + 2]) * 10 + text[at + 3] - 11 * _ZERO
-        month = np.int64(text[at + 5]) * 10 + text[at + 6] - 11 * _ZERO
-        day = np.int64(text[at + 8]) * 10 + text[at + 9] - 11 * _ZERO
-        hour = np.int64(text[at + 11]) * 10 + text[at + 12] - 11 * _ZERO
-        minute = np.int64(text[at + 14]) * 10 + text[at + 15] - 11 * _ZERO
-        second = np.int64(text[at + 17]) * 10 + text[at + 18] - 11 * _ZERO
-        usual &= 1970 <= year <= _YEAR_LAST and 1 <= month <= 12
-        usual &= hour < 24 and minute < 60 and second < 60
-        if not usual:
-            continue
-        leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-        if day < 1 or day > _MONTH_DAYS[month] + (leap and month == 2):
-            continue
-        # Formula: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
-        since_march = year - (month <= 2)
-        year_of_era = since_march % 400
-        day_of_year = (153 * (month - 3 if month > 2 else month + 9) + 2) // 5 + day - 1
-        day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
-        days = since_march // 400 * 146_097 + day_of_era - 719_468
-        seconds = ((days * 24 + hour) * 60 + minute) * 60 + second
-        instants[row] = seconds * 1_000_000_000 + fraction * _TENS[9 - max(places, 0)]
+                depth -= 1
+                if levels:
+                    levels -= 1
+                    arrays = arrays >> _ONE
+                elif inside == EVENT:
+                    while text[at] <= _BLANK and text[at] in (32, 10, 13, 9):
+                        at += 1
+                    usual[row] = at == end
+                    break
+                else:
+                    ends[inside, row] = at
+                    inside = parents[inside]
+            if usual[row] or text[at] != _COMMA:
+                break
+            at += 1
+            number = -1

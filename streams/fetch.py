@@ -21,9 +21,17 @@ from pipeline.compiled import compiled
 from pipeline.errors import Stop
 from pipeline.record import PLAIN_HEADERS
 from pipeline.words import SENTINEL, Texts
+from schemas.usage_event import HEADER_PREFIX
 from streams import librdkafka
 from streams.clients import Place
-from streams.fetched import NO_HEADERS, OTHER_HEADERS, USUAL_HEADERS, Columns, Fetched
+from streams.fetched import (
+    EVENT_HEADERS,
+    IDLE_HEADERS,
+    NO_HEADERS,
+    OTHER_HEADERS,
+    Columns,
+    Fetched,
+)
 from streams.librdkafka import (
     ERROR,
     KEY,
@@ -52,6 +60,11 @@ Bytes: TypeAlias = NDArray[np.uint8]
     (np.frombuffer(name.encode(), np.uint8), np.frombuffer(value, np.uint8))
     for name, value in PLAIN_HEADERS
 )
+
+_PREFIX = np.frombuffer(HEADER_PREFIX.encode(), np.uint8)
+_A, _Z, _SEMICOLON = b"AZ;"
+_LOWER = ord("a") - ord("A")
+_ASCII_END = 0x80
 
 #: So long at most a place that was assigned anew waits to be read.
 _DIVERTED_SECONDS = 0.05
@@ -236,7 +249,7 @@ def _seen(messages: Words) -> _Seen:
         np.full(len(messages), NO_HEADERS, dtype=np.uint8),
         np.zeros(len(messages), dtype=np.int64),
     )
-    _look(messages, _PLAIN_NAME, _PLAIN_VALUE, *seen)
+    _look(messages, _PLAIN_NAME, _PLAIN_VALUE, _PREFIX, *seen)
     return seen
 
 
@@ -288,6 +301,7 @@ def _look(
     messages: Words,
     plain_name: Bytes,
     plain_value: Bytes,
+    prefix: Bytes,
     fields: Words,
     sizes: NDArray[np.int64],
     timestamps_ms: NDArray[np.int64],
@@ -298,6 +312,7 @@ def _look(
     given = np.empty(4, dtype=np.uint64)
     given_at = given.ctypes.data
     name_at, value_at = plain_name.ctypes.data, plain_value.ctypes.data
+    begin = np.empty(len(plain_name), dtype=np.uint8)
     for row in range(len(messages)):
         message = messages[row]
         copy(
@@ -312,6 +327,8 @@ def _look(
         headers = given[0]
         count = header_count(headers)
         size = 0
+        content_types = 0
+        is_usual = True
         for number in range(count):
             header_at(
                 headers,
@@ -320,7 +337,24 @@ def _look(
                 given_at + 2 * _WORD_BYTES,
                 given_at + 3 * _WORD_BYTES,
             )
-            size += 2 * _WORD_BYTES + length_of_text(given[1]) + given[3]
+            name_length = length_of_text(given[1])
+            size += 2 * _WORD_BYTES + name_length + given[3]
+            # As `pipeline.record.are_usual` has it.
+            is_type, is_ours = name_length == len(plain_name), name_length >= len(prefix)
+            copy(begin.ctypes.data, given[1], min(name_length, len(begin)))
+            for place in range(min(name_length, len(begin))):
+                octet = begin[place] + (_LOWER if _A <= begin[place] <= _Z else 0)
+                is_type &= octet == plain_name[place]
+                is_ours &= place >= len(prefix) or octet == prefix[place]
+            if is_type:
+                content_types += 1
+                is_usual &= content_types == 1 and given[3] >= len(plain_value)
+                is_usual &= is_usual and compare(given[2], value_at, len(plain_value)) == 0
+                if is_usual and given[3] > len(plain_value):
+                    parameters = np.empty(given[3] - len(plain_value), dtype=np.uint8)
+                    copy(parameters.ctypes.data, given[2] + len(plain_value), len(parameters))
+                    is_usual &= parameters[0] == _SEMICOLON and parameters.max() < _ASCII_END
+            is_usual &= is_type or not is_ours
         if (
             count == 1
             and size == 2 * _WORD_BYTES + len(plain_name) + len(plain_value)
@@ -328,9 +362,9 @@ def _look(
             and compare(given[1], name_at, len(plain_name)) == 0
             and compare(given[2], value_at, len(plain_value)) == 0
         ):
-            header_kinds[row] = USUAL_HEADERS
-        else:
-            header_kinds[row] = OTHER_HEADERS
+            header_kinds[row] = EVENT_HEADERS
+        elif count > 0:
+            header_kinds[row] = IDLE_HEADERS if is_usual else OTHER_HEADERS
             header_sizes[row] = size
             sizes[row] += header_sizes[row]
 
@@ -365,7 +399,7 @@ def _take(
         message = messages[row]
         copy(values.ctypes.data + value_bounds[row], fields[row, VALUE], fields[row, VALUE_SIZE])
         copy(keys.ctypes.data + key_bounds[row], fields[row, KEY], fields[row, KEY_SIZE])
-        if header_kinds[row] == OTHER_HEADERS:
+        if header_kinds[row] >= IDLE_HEADERS:
             to = headers.ctypes.data + header_bounds[row]
             message_headers(message, given_at)
             for number in range(header_count(given[0])):

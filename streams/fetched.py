@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
 from pipeline.words import SENTINEL, Texts
 
-#: What headers a record has.
-NO_HEADERS, USUAL_HEADERS, OTHER_HEADERS = range(3)
+#: What headers a record has: none, those of one event alone, with others that say nothing of it, or
+#: any. What they are stands in the columns for the last two kinds.
+NO_HEADERS, EVENT_HEADERS, IDLE_HEADERS, OTHER_HEADERS = range(4)
 
 #: The lengths of a header's name and value; that of a value that is absent is -1.
 _HEADER = struct.Struct("=qq")
@@ -23,7 +24,7 @@ _HEADER = struct.Struct("=qq")
 class Columns(NamedTuple):
     """n records: an array of shape (n,) or n texts a field.
 
-    `header_kinds` are those above, `headers` what stands in those of the last kind.
+    `header_kinds` are those above, `headers` what stands in those that need it.
     """
 
     topic_codes: NDArray[np.int32]
@@ -116,7 +117,7 @@ class Fetched(Records):
 
     @cached_property
     def has_usual_headers(self) -> NDArray[np.bool_]:
-        """Which have the headers of one event, or none, shape (n,)."""
+        """Which have the headers of one event in structured mode, or none, shape (n,)."""
         usual: NDArray[np.bool_] = self._columns.header_kinds != OTHER_HEADERS
         return usual
 
@@ -137,8 +138,8 @@ class Fetched(Records):
 
     def _headers(self, place: int) -> Headers:
         kind = self._columns.header_kinds[place]
-        if kind != OTHER_HEADERS:
-            return PLAIN_HEADERS if kind == USUAL_HEADERS else ()
+        if kind < IDLE_HEADERS:
+            return PLAIN_HEADERS if kind == EVENT_HEADERS else ()
         return tuple(_headers_in(_text(self._columns.headers, place)))
 
 

@@ -20,7 +20,6 @@ from pipeline.find_parts import PartFinder
 from pipeline.gather import gather
 from pipeline.scan_event import (
     ABSENT,
-    ATTRIBUTES,
     BASE64,
     DATA,
     ID,
@@ -31,7 +30,7 @@ from pipeline.scan_event import (
 )
 from pipeline.words import SENTINEL, Texts
 
-_ATTRIBUTE_PARTS = PartFinder(ATTRIBUTES)
+_ATTRIBUTE_PARTS = PartFinder(())
 
 
 class Said(NamedTuple):

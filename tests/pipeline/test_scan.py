@@ -37,7 +37,20 @@ DEFINITIONS = Definitions.model_validate(
                 "group_by": {"model": '$["model"]', "n": "$['n']"},
             },
             {"slug": "peak", "event_type": "disk", "aggregation": "max", "value": "$.bytes"},
-            {"slug": "deep", "event_type": "deep", "aggregation": "sum", "value": "$.usage.n"},
+            {
+                "slug": "deep",
+                "event_type": "deep",
+                "aggregation": "sum",
+                "value": "$.usage.n",
+                "group_by": {"model": "$.usage.a.model"},
+            },
+            {
+                "slug": "both",
+                "event_type": "both",
+                "aggregation": "sum",
+                "value": "$.n",
+                "group_by": {"n": "$.bytes", "a": "$.usage.a"},
+            },
             {
                 "slug": "wholes",
                 "event_type": "whole",
@@ -56,7 +69,8 @@ USUAL = (
 )
 
 SPACES = ["", "", "", " ", "\n", "\t ", "\r\n"]
-NAMES = ["7", "8", "cus_1", "a b", "", "é", "x" * 20, '\\"', "\\u0041", "\x7f", "\x1f", "日本"]
+NAMES = ["7", "8", "cus_1", "a b", "", "é", "x" * 20, '\\"', "\\u0041", "\x7f", "\x1f", "日本",
+         "n", "a" * 7 + "é", "😀" * 3, "é" * 256, "x" * 513]  # fmt: skip
 TIMES = [
     "2026-11-20T09:30:00Z",
     "2026-11-20T09:30:00.1Z",
@@ -67,6 +81,21 @@ TIMES = [
     "2026-11-20t09:30:00Z",
     "2026-11-20 09:30:00Z",
     "2026-11-20T09:30:00+01:00",
+    "2026-11-20T09:30:00.5-23:59",
+    "2026-11-20T09:30:00.123456+00:00",
+    "2026-11-20T09:30:00.123456789-00:00",
+    "2026-11-20T09:30:00.1234567891+00:00",
+    "2026-11-20T09:30:00.+00:00",
+    "2026-11-20T09:30:00+24:00",
+    "2026-11-20T09:30:00+01:60",
+    "2026-11-20T09:30:00+0100",
+    "2026-11-20T09:30:00+1:000",
+    "2026-11-20T09:30:00",
+    "2026-11-20T09:30+01:00",
+    "2026-11-20T09:30:00=01:00",
+    "1970-01-01T00:30:00+01:00",
+    "1969-12-31T23:30:00-01:00",
+    "2261-12-31T23:59:59-23:59",
     "2026-11-20T24:00:00Z",
     "2026-11-20T09:60:00Z",
     "2026-11-20T09:30:60Z",
@@ -89,9 +118,21 @@ SCALARS = [
     '"small"', '""', '"a\\nb"', '"é"', "0", "-0", "7", "-7", "007", "12345", "999999999999999999",
     "1000000000000000000", "-999999999999999999", "1.5", "0.10", "1.", ".5", "1e3", "1E400", "+1",
     "true", "null", "[1]", '{"n":1}', '"12.5"', "1.0000000000000000001", "--1", "-", "1 2", "",
+    "false", "nul", "truer", "[]", "{}", "[ ]", "[1,]", "[,1]", "[1 2]", "[1,[true,{}],\"a\"]",
+    '[{"n":1},{"n":2}]', '{"n":1,"n":2}', '{"a":{"model":"deep","n":[]}}', '{"n":3,"a":null}',
+    '{"n":"4.25","a":{"model":"m"}}', '{"a":1,"a":2}', '{"a" 1}', '{"a":}', '{"a":1,}', "[1}",
+    '{"a":1]', "[" * 60 + "]" * 60, "[" * 59 + "]" * 59, '[[{"a":"}"}],"]"]', "[[1]", "[1]]",
+    '"\\/"', '"\\u00e9"', '"\\ud83d\\ude00"', '"\\ud83d"', '"\\u00g1"', '"\\x"', '"\\', '"\\u12"',
+    '"😀"', '"1."', '".5"', '"-7"', '"+7"', '"007"', '"-0.50"', '" 1"', '"1e3"', '"1_0"', '"1.2.3"',
+    '"-"', '""', '"0.0000000001"', '"0.1000000000"', '"9223372036.854775807"', '"12345678901.5"',
+    "0.123456789", "-0.0", "-0.5", "9223372036.854775808", "922337203685477580.7", "1.50", "2.000",
+    "1e-7", "1E+5", "1e", "1e+", "1e1000", "1.5e3", "0e0", '"999999999999999999"',
 ]  # fmt: skip
-MEMBERS = ["n", "n", "model", "model", "bytes", "usage", "a name of many letters",
-           "a name of many letterz", "N", "", "é"]  # fmt: skip
+MEMBERS = ["n", "n", "model", "model", "bytes", "usage", "usage", "a", "a name of many letters",
+           "a name of many letterz", "N", "", "é", "\\u006e", "other"]  # fmt: skip
+
+WHOLE_DATA = ['{"n":5,"model":"m"}', "[5]", "null", "7", '"text"', '{"usage":{"n":1.5}}',
+              '{"usage" : { "n":2, "a":{"model":"é"} , "x":["a"]} ,"y":{}}']  # fmt: skip
 
 spaces = st.sampled_from(SPACES)
 members = st.lists(st.tuples(st.sampled_from(MEMBERS), st.sampled_from(SCALARS)), max_size=5)
@@ -111,7 +152,7 @@ def data_texts(draw: st.DrawFn) -> str:
 @st.composite
 def values(draw: st.DrawFn) -> bytes:
     """Events of every form between the usual one and no event at all."""
-    types = ["llm", "llm", "call", "disk", "deep", "whole", "unknown"]
+    types = ["llm", "llm", "call", "disk", "deep", "deep", "both", "whole", "unknown"]
     attributes = [
         ("specversion", draw(st.sampled_from(['"1.0"'] * 9 + ['"1.1"', '"1.00"', "1.0"]))),
         ("id", draw(quoted(st.sampled_from(NAMES)))),
@@ -119,7 +160,7 @@ def values(draw: st.DrawFn) -> bytes:
         ("type", draw(quoted(st.sampled_from(types)))),
         ("subject", draw(quoted(st.sampled_from(NAMES)))),
         ("time", draw(quoted(st.sampled_from(TIMES)))),
-        ("data", draw(data_texts() | st.sampled_from(['{"n":5,"model":"m"}', "[5]"]))),
+        ("data", draw(data_texts() | st.sampled_from(WHOLE_DATA))),
     ]
     more = [
         ("datacontenttype", draw(quoted(st.sampled_from(["application/json", "text/plain"])))),
@@ -210,6 +251,20 @@ def scanned(*texts: bytes) -> Scanned:
         USUAL.replace(b'"model"', b'"share":0.25,"model"'),
         USUAL.replace(b"llm", b"call").replace(b',"data":{"n":12,"model":"small"}', b""),
         USUAL.replace(b"}}", b',"other":"text"}}\n'),
+        USUAL.replace(b".125Z", b".125000+00:00"),
+        USUAL.replace(b".125Z", b"-07:30"),
+        USUAL.replace(b":12,", b":12.5,"),
+        USUAL.replace(b":12,", b':"12.5",'),
+        USUAL.replace(b":12,", b':"12",'),
+        USUAL.replace(b"cus_1", "Zoë".encode()),
+        USUAL.replace(b"small", "小😀".encode()),
+        USUAL.replace(b'"small"', b"null"),
+        USUAL.replace(b'"small"', b"true"),
+        USUAL.replace(b"}}", b',"tags":["a",{"b":[1e-7,null]}],"stream":false}}'),
+        USUAL.replace(b"}}", b',"parts":[{"n":1,"model":"a"},{"n":2,"model":"b"}]}}'),
+        USUAL.replace(b"}}", b',"prompt":"line\\n\\"two\\" \\u00e9"}}'),
+        USUAL.replace(b'"data"', b'"sampled":true,"baggage":{"a":[]},"data"'),
+        USUAL.replace(b"llm", b"deep").replace(b'"n":12', b'"usage":{"n":12,"a":{"model":"m"}}'),
     ],
 )
 def test_what_most_services_send_is_usual(text: bytes) -> None:
@@ -240,7 +295,7 @@ def test_a_member_is_found_in_whichever_way_its_path_is_written(path: str) -> No
 
 
 def test_the_slow_way_is_only_for_what_is_not_usual() -> None:
-    odd = USUAL.replace(b"cus_1", "Zoë".encode())
+    odd = USUAL.replace(b"cus_1", b"Zo\\u00eb")
     assert scanned(USUAL, odd, b"", USUAL).rows.tolist() == [0, 3]
 
 
@@ -250,7 +305,9 @@ def test_many_events_in_any_order_keep_their_places() -> None:
     for number in range(3_000):
         text = USUAL.replace(b'"7"', b'"%d"' % number).replace(b"cus_1", b"cus_%d" % (number % 50))
         if random.random() < 0.2:
-            text = text.replace(b"small", "groß".encode())
+            text = text.replace(b"small", b"gro\\u00df")
+        if random.random() < 0.2:
+            text = text.replace(b":12,", b":0.%d," % random.randrange(1, 1_000))
         texts.append(text)
     arriving = records(texts)
     assert seen(Intake(DEFINITIONS, shards=5).step(arriving)) == seen(one_by_one(arriving, 5))
