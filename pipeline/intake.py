@@ -25,6 +25,7 @@ from pipeline.measure import Reading, readings
 from pipeline.pack import EventColumns, Scaled, cut
 from pipeline.record import Outgoing, Record, Records
 from pipeline.reject import rejected
+from pipeline.restructure import restructured
 from pipeline.route import Router
 from pipeline.scan import Scanned, Scanner
 from pipeline.scan_event import DATA, ID, SOURCE, SUBJECT, TYPE
@@ -121,7 +122,8 @@ class Intake:
         """What is usual, and the places of what is not."""
         received = arrived.timestamps_ms
         in_range = (received >= 0) & (received < _LAST_MS)
-        scanned = self._scanner.scan(arrived.texts, arrived.has_usual_headers & in_range)
+        texts, usual = restructured(arrived)
+        scanned = self._scanner.scan(texts, usual & in_range)
         if len(scanned.rows) == len(arrived):
             return scanned, []
         is_other = np.ones(len(arrived), dtype=np.bool_)

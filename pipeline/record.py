@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,9 @@ Headers = tuple[tuple[str, bytes], ...]
 PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 ((_, _TYPE),) = PLAIN_HEADERS
+
+#: The lengths of a header's name and value, as they stand before both.
+HEADER = struct.Struct("=qq")
 
 #: Bytes as they lie in a record, or in a part of one.
 Value = bytes | msgspec.Raw | None
@@ -85,6 +89,12 @@ def _size(record: Record) -> int:
     """The bytes of its value, its key and its headers."""
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)
     return len(record.value or b"") + len(record.key or b"") + headers
+
+
+def _header_bytes(header: tuple[str, bytes | None]) -> bytes:
+    name, value = header
+    said = name.encode(errors="replace")
+    return HEADER.pack(len(said), -1 if value is None else len(value)) + said + (value or b"")
 
 
 class Records(Sequence[Record]):
@@ -188,6 +198,19 @@ class Records(Sequence[Record]):
         if headers.count(PLAIN_HEADERS) + headers.count(()) == len(headers):
             return np.ones(len(headers), dtype=np.bool_)
         return np.array(list(map(are_usual, headers)), dtype=np.bool_)
+
+    @cached_property
+    def header_texts(self) -> Texts:
+        """The headers of each, one after the other; those that are usual may be left out.
+
+        A header is the lengths of its name and of its value as `HEADER`, and both; the length of a
+        value that is absent is -1.
+        """
+        left_out = self.has_usual_headers.tolist()
+        return Texts.of(
+            b"" if is_usual else b"".join(map(_header_bytes, headers))
+            for headers, is_usual in zip(self.headers, left_out, strict=True)
+        )
 
     @property
     def are_plain(self) -> bool:

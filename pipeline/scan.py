@@ -217,7 +217,7 @@ def _are_attributes_usual(
     usual &= (kinds[DATA] == ABSENT) | (kinds[DATA] == OBJECT)
     usual &= _is(b"1.0", VERSION, octets, begins, ends)
     if kinds[CONTENT_TYPE].any():
-        is_json = _is(b"application/json", CONTENT_TYPE, octets, begins, ends)
+        is_json = _is(b"application/json", CONTENT_TYPE, octets, begins, ends, or_with=b";")
         usual &= (kinds[CONTENT_TYPE] == ABSENT) | is_json
     for name in _NAMES:
         length = ends[name] - begins[name]
@@ -231,9 +231,15 @@ def _is(
     octets: NDArray[np.uint8],
     begins: Places,
     ends: Places,
+    *,
+    or_with: bytes = b"",
 ) -> NDArray[np.bool_]:
-    """Which events have `text` as an attribute."""
-    same: NDArray[np.bool_] = ends[number] - begins[number] == len(text)
+    """Which events have `text` as an attribute, or `text` before one of `or_with` and any more."""
+    length = ends[number] - begins[number]
+    same: NDArray[np.bool_] = length == len(text)
+    for octet in or_with:
+        longer = length > len(text)
+        same |= longer & (octets[np.where(longer, begins[number] + len(text), 0)] == octet)
     at = np.where(same, begins[number], 0)
     for place, octet in enumerate(text):
         same &= octets[at + place] == octet

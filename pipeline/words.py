@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, Self, TypeAlias
 
 import msgspec
@@ -31,7 +31,7 @@ class Texts(NamedTuple):
     bounds: NDArray[np.int32]
 
     @classmethod
-    def of(cls, texts: Sequence[bytes | msgspec.Raw | None]) -> Self:
+    def of(cls, texts: Iterable[bytes | msgspec.Raw | None]) -> Self:
         """Texts of which each is a Python object; None is an empty one."""
         some = [text or b"" for text in texts]
         bounds = np.zeros(len(some) + 1, dtype=np.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, cast
@@ -10,15 +9,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.record import PLAIN_HEADERS, Headers, Record, Records, Value
+from pipeline.record import HEADER, PLAIN_HEADERS, Headers, Record, Records, Value
 from pipeline.words import SENTINEL, Texts
 
 #: What headers a record has: none, those of one event alone, with others that say nothing of it, or
 #: any. What they are stands in the columns for the last two kinds.
 NO_HEADERS, EVENT_HEADERS, IDLE_HEADERS, OTHER_HEADERS = range(4)
-
-#: The lengths of a header's name and value; that of a value that is absent is -1.
-_HEADER = struct.Struct("=qq")
 
 
 class Columns(NamedTuple):
@@ -121,6 +117,11 @@ class Fetched(Records):
         usual: NDArray[np.bool_] = self._columns.header_kinds != OTHER_HEADERS
         return usual
 
+    @property
+    def header_texts(self) -> Texts:
+        """The headers of each, but for those that are usual without more."""
+        return self._columns.headers
+
     def _record(self, place: int) -> Record:
         columns = self._columns
         return Record(
@@ -154,8 +155,8 @@ def _headers_in(text: bytes) -> Iterator[tuple[str, bytes]]:
     """
     at = 0
     while at < len(text):
-        name_length, value_length = _HEADER.unpack_from(text, at)
-        name_at = at + _HEADER.size
+        name_length, value_length = HEADER.unpack_from(text, at)
+        name_at = at + HEADER.size
         value_at = name_at + name_length
         at = value_at + max(value_length, 0)
         value = None if value_length < 0 else text[value_at:at]

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from pipeline.intake import Intake
 from pipeline.measure import readings
-from pipeline.record import Outgoing, Record
+from pipeline.record import Record
 from pipeline.scan import Scanned, Scanner
 from pipeline.words import Texts
 from schemas import topics
 from schemas.definitions import Definitions
-from schemas.frame import unseal
+from tests.pipeline.apart import one_by_one, seen
 from tests.pipeline.usage_log import NOVEMBER_20_MS, core
 
 DEFINITIONS = Definitions.model_validate(
@@ -187,32 +187,14 @@ def records(texts: Sequence[bytes | None]) -> list[Record]:
     ]
 
 
-def seen(outgoing: Sequence[Outgoing]) -> list[object]:
-    """Rejections as they are, packs as what they hold."""
-    found: list[object] = []
-    for each in sorted(outgoing, key=lambda each: each.topic):
-        if each.topic == topics.REJECTED.name:
-            found.append((each.value, each.key, each.headers))
-        else:
-            frame = unseal(each.value or b"")
-            found.append((each.partition, frame.header, frame.parts[0].to_pydict()))
-    return found
-
-
-def one_by_one(arriving: Sequence[Record], shards: int = 3) -> list[Outgoing]:
-    """What becomes of them when nothing is scanned."""
-    intake = Intake(DEFINITIONS, shards)
-    scan = intake._scanner.scan
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake._scanner, "scan", lambda events, wanted: scan(events, wanted & False))
-        return intake.step(arriving)
-
-
 @core(400)
 @given(st.lists(values(), min_size=1, max_size=6))
 def test_whatever_arrives_is_read_as_it_is_read_one_by_one(texts: list[bytes]) -> None:
     arriving = records([USUAL, *texts, USUAL])
-    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    together, apart = (
+        Intake(DEFINITIONS, shards=3).step(arriving),
+        one_by_one(arriving, DEFINITIONS),
+    )
     assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
 
 
@@ -223,14 +205,20 @@ def test_any_byte_of_a_usual_event_may_be_another_or_missing(
 ) -> None:
     broken = USUAL[:place] + (b"" if is_missing else bytes([octet])) + USUAL[place + 1 :]
     arriving = records([USUAL, broken, USUAL])
-    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    together, apart = (
+        Intake(DEFINITIONS, shards=3).step(arriving),
+        one_by_one(arriving, DEFINITIONS),
+    )
     assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
 
 
 @pytest.mark.parametrize("length", range(len(USUAL)))
 def test_an_event_that_was_cut_off_does_not_run_on_into_the_next(length: int) -> None:
     arriving = records([USUAL[:length], USUAL[length:], USUAL])
-    together, apart = Intake(DEFINITIONS, shards=3).step(arriving), one_by_one(arriving)
+    together, apart = (
+        Intake(DEFINITIONS, shards=3).step(arriving),
+        one_by_one(arriving, DEFINITIONS),
+    )
     assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
 
 
@@ -310,4 +298,6 @@ def test_many_events_in_any_order_keep_their_places() -> None:
             text = text.replace(b":12,", b":0.%d," % random.randrange(1, 1_000))
         texts.append(text)
     arriving = records(texts)
-    assert seen(Intake(DEFINITIONS, shards=5).step(arriving)) == seen(one_by_one(arriving, 5))
+    assert seen(Intake(DEFINITIONS, shards=5).step(arriving)) == seen(
+        one_by_one(arriving, DEFINITIONS, shards=5)
+    )
