@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 
 import pyarrow as pa
 
@@ -18,20 +19,22 @@ Key = tuple[str, str, str]
 COLUMNS = ("customer", "meter", "group", "period_start", "value")
 
 
-def check_totals(published: Iterable[pa.RecordBatch], expected: Mapping[Key, int]) -> None:
+def check_totals(
+    published: Iterable[pa.RecordBatch], expected: Mapping[Key, int] | Mapping[Key, Decimal]
+) -> None:
     """Compare the newest of each total, over all periods, with the right ones.
 
     Raises:
         RuntimeError: some are not the same.
     """
-    newest: dict[tuple[str, str, str, int], int] = {}
+    newest: dict[tuple[str, str, str, int], Decimal] = {}
     for batch in published:
         customers, meters, groups, starts, values = (batch.column(name) for name in COLUMNS)
         # As numbers, for a datetime of each row would take longest of all.
         columns = (customers, meters, groups, starts.cast(pa.int64()))
         keys = zip(*(column.to_pylist() for column in columns), strict=True)
-        newest.update(zip(keys, map(int, values.to_pylist()), strict=True))
-    found = Counter[Key]()
+        newest.update(zip(keys, map(Decimal, values.to_pylist()), strict=True))
+    found: defaultdict[Key, Decimal] = defaultdict(Decimal)
     for (customer, meter, group, _), value in newest.items():
         found[customer, meter, group] += value
     if found != expected:

@@ -37,7 +37,8 @@ ATTRIBUTES = (
 ID, SOURCE, TYPE, SUBJECT, TIME, DATA, VERSION, CONTENT_TYPE, BASE64 = range(9)
 MEMBERS = len(ATTRIBUTES)
 
-#: What a part is: among others a literal, true, false or null, or what has parts of its own.
+#: What a part is: among others a literal, true, false or null, or what has parts of its own. Where
+#: null and arrays lie is not said.
 KINDS = 7
 ABSENT, TEXT, INTEGER, DECIMAL, LITERAL, OBJECT, ARRAY = range(KINDS)
 
@@ -248,8 +249,8 @@ def scan_events(
                 is_array = text[at] == _OPEN_ARRAY
                 if number >= 0:
                     kinds[number, row] = ARRAY if is_array else OBJECT
-                    begins[number, row] = at
                 if number >= 0 and not is_array:
+                    begins[number, row] = at
                     inside = number
                 else:
                     levels += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import pytest
 
@@ -11,6 +12,15 @@ from pipeline.record import Outgoing, Record
 from schemas import topics
 from schemas.definitions import Definitions
 from schemas.frame import unseal
+
+
+def _intake(definitions: Definitions, shards: int = 3) -> Intake:
+    return _intake_by(definitions.model_dump_json(), shards)
+
+
+@cache
+def _intake_by(document: str, shards: int) -> Intake:
+    return Intake(Definitions.model_validate_json(document), shards)
 
 
 def seen(outgoing: Sequence[Outgoing]) -> list[object]:
@@ -29,7 +39,7 @@ def one_by_one(
     arriving: Sequence[Record], definitions: Definitions, shards: int = 3
 ) -> list[Outgoing]:
     """What becomes of them when nothing is scanned."""
-    intake = Intake(definitions, shards)
+    intake = _intake(definitions, shards)
     scan = intake._scanner.scan
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake._scanner, "scan", lambda events, wanted: scan(events, wanted & False))
@@ -38,6 +48,6 @@ def one_by_one(
 
 def assert_read_alike(arriving: Sequence[Record], definitions: Definitions) -> None:
     """Records are read together as they are read one by one."""
-    together = Intake(definitions, shards=3).step(arriving)
+    together = _intake(definitions).step(arriving)
     apart = one_by_one(arriving, definitions)
     assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)

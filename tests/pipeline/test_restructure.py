@@ -61,6 +61,21 @@ def test_whatever_arrives_is_read_as_it_is_read_one_by_one(arrived: list[Record]
     assert_read_alike(arriving, HUNGRY)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_any_header_may_stand_beside_those_of_a_usual_event(name: str) -> None:
+    for text in TEXTS:
+        header: Any = (name, text)
+        others = [each for each in USUAL.headers if each[0] != name.lower()]
+        for headers in ((header, *USUAL.headers), (*USUAL.headers, header), (header, *others)):
+            assert_read_alike([record(DATA, headers=headers)], HUNGRY)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_any_value_may_stand_below_the_headers_of_a_usual_event(value: bytes | None) -> None:
+    for headers in (USUAL.headers, USUAL.headers[:-1], (*USUAL.headers, ("ce_x", b"1"))):
+        assert_read_alike([record(value, headers=headers)], HUNGRY)
+
+
 def made(*records: Record) -> list[bytes | None]:
     """What becomes of values; None where it is not said to be structured mode."""
     texts, usual = restructured(Records(records))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from random import Random
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.scan import Scanned, Scanner
 from pipeline.words import Texts
 from schemas import topics
 from schemas.definitions import Definitions
-from tests.pipeline.apart import one_by_one, seen
+from tests.pipeline.apart import assert_read_alike, one_by_one, seen
 from tests.pipeline.usage_log import NOVEMBER_20_MS, core
 
 DEFINITIONS = Definitions.model_validate(
@@ -131,6 +131,18 @@ SCALARS = [
 MEMBERS = ["n", "n", "model", "model", "bytes", "usage", "usage", "a", "a name of many letters",
            "a name of many letterz", "N", "", "é", "\\u006e", "other"]  # fmt: skip
 
+#: On either side of each limit of what is well-formed.
+CHARACTERS = [
+    b"\x7f", b"\x80", b"\xbf", b"\xc1\xbf", b"\xc2\x80", b"\xc2\x7f", b"\xdf\xbf", b"\xdf\xc0",
+    b"\xdf", b"\xe0\x9f\xbf", b"\xe0\xa0\x80", b"\xe1\x80\x7f", b"\xed\x9f\xbf", b"\xed\xa0\x80",
+    b"\xee\x80\x80", b"\xef\xbf\xbf", b"\xef\xbf", b"\xf0\x8f\xbf\xbf", b"\xf0\x90\x80\x80",
+    b"\xf4\x8f\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf1\x80\x80\xc0", b"\xf1\x80\xc0\x80",
+    b"\xf5\x80\x80\x80", b"\xff", b"abcdefg\xc3\xa9h", b"\xf1\x80\x80", b"\\u0041", b"\\ud7ff",
+    b"\\ud800", b"\\udbff\\udc00", b"\\udfff", b"\\ue000", b"\\U0041", b"\\u00zz", b"\\u:041",
+    b"\\uFfFf", b"\\uGGGG", b"\\u@041", b"\\u`041", b"\\n", b"\\a", b"\\", b"\\u004", b"\x00",
+    b"\x1f", b"a\nb",
+]  # fmt: skip
+
 WHOLE_DATA = ['{"n":5,"model":"m"}', "[5]", "null", "7", '"text"', '{"usage":{"n":1.5}}',
               '{"usage" : { "n":2, "a":{"model":"é"} , "x":["a"]} ,"y":{}}']  # fmt: skip
 
@@ -191,11 +203,7 @@ def records(texts: Sequence[bytes | None]) -> list[Record]:
 @given(st.lists(values(), min_size=1, max_size=6))
 def test_whatever_arrives_is_read_as_it_is_read_one_by_one(texts: list[bytes]) -> None:
     arriving = records([USUAL, *texts, USUAL])
-    together, apart = (
-        Intake(DEFINITIONS, shards=3).step(arriving),
-        one_by_one(arriving, DEFINITIONS),
-    )
-    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+    assert_read_alike(arriving, DEFINITIONS)
 
 
 @core(300)
@@ -205,21 +213,62 @@ def test_any_byte_of_a_usual_event_may_be_another_or_missing(
 ) -> None:
     broken = USUAL[:place] + (b"" if is_missing else bytes([octet])) + USUAL[place + 1 :]
     arriving = records([USUAL, broken, USUAL])
-    together, apart = (
-        Intake(DEFINITIONS, shards=3).step(arriving),
-        one_by_one(arriving, DEFINITIONS),
-    )
-    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+    assert_read_alike(arriving, DEFINITIONS)
 
 
 @pytest.mark.parametrize("length", range(len(USUAL)))
 def test_an_event_that_was_cut_off_does_not_run_on_into_the_next(length: int) -> None:
     arriving = records([USUAL[:length], USUAL[length:], USUAL])
-    together, apart = (
-        Intake(DEFINITIONS, shards=3).step(arriving),
-        one_by_one(arriving, DEFINITIONS),
-    )
-    assert sorted(seen(together), key=repr) == sorted(seen(apart), key=repr)
+    assert_read_alike(arriving, DEFINITIONS)
+
+
+def alone(texts: Iterable[bytes]) -> None:
+    """Each of `texts`, beside a usual event, is read as it is read one by one."""
+    for text in texts:
+        assert_read_alike(records([text, USUAL]), DEFINITIONS)
+
+
+@pytest.mark.parametrize("event_type", ["llm", "call", "deep", "both", "unknown"])
+@pytest.mark.parametrize("name", ["n", "model", "usage", "bytes", "other", "N"])
+def test_any_member_of_a_usual_event_may_be_anything(name: str, event_type: str) -> None:
+    good = {"n": "12", "model": '"small"', "usage": '{"n":3,"a":{"model":"m"}}'}
+    usual = USUAL.replace(b"llm", event_type.encode())
+    for scalar in SCALARS:
+        members = (f'"{key}":{text}' for key, text in (good | {name: scalar}).items())
+        alone([usual.replace(b'{"n":12,"model":"small"}', f"{{{','.join(members)}}}".encode())])
+
+
+@pytest.mark.parametrize("part", [b"7", b"/gateway/eu-1", b"cus_1", b"llm", b"small", b"time"])
+def test_any_text_of_a_usual_event_may_be_any_other(part: bytes) -> None:
+    texts = [text.encode() for text in NAMES] + CHARACTERS
+    alone(USUAL.replace(b'"%b"' % part, b'"%b"' % text) for text in texts)
+
+
+@pytest.mark.parametrize("text", CHARACTERS)
+def test_what_nobody_reads_is_utf_8_as_well(text: bytes) -> None:
+    alone([USUAL.replace(b'"model"', b'"other":"%b","model"' % text)])
+    alone([USUAL.replace(b'"model"', b'"other":["%b"],"model"' % text)])
+    alone([USUAL.replace(b'"model"', b'"%b":1,"model"' % text)])
+    alone([USUAL.replace(b'"id"', b'"other":"%b","id"' % text)])
+
+
+@pytest.mark.parametrize("again", [b'"n":12', b'"n":null', b'"model":"b"', b'"usage":{}', b'"x":1'])
+@pytest.mark.parametrize("event_type", [b"llm", b"call", b"deep", b"unknown"])
+def test_a_member_may_stand_twice(event_type: bytes, again: bytes) -> None:
+    usual = USUAL.replace(b"llm", event_type).replace(b"}}", b',"usage":{"n":1},"x":{"n":2}}}')
+    alone([usual.replace(b'"model"', b'%b,"model"' % again)])
+    alone([usual.replace(b"}}}", b",%b}}}" % again), usual.replace(b"}},", b",%b}}," % again)])
+
+
+@pytest.mark.parametrize("name", ["specversion", "id", "source", "type", "subject", "time", "data"])
+def test_an_attribute_may_stand_twice(name: str) -> None:
+    again = b'"%b":"7",' % name.encode()
+    alone([USUAL.replace(b'"id"', again + b'"id"'), USUAL.replace(b'"data"', again + b'"data"')])
+    alone([USUAL[:-1] + b"," + again[:-1] + b"}"])
+
+
+def test_the_time_of_a_usual_event_may_be_anything() -> None:
+    alone(USUAL.replace(b"2026-11-20T09:30:00.125Z", time.encode()) for time in TIMES)
 
 
 def scanned(*texts: bytes) -> Scanned:
