@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec import structs
 from numpy.typing import NDArray
 
 from pipeline.decode import decode_data, decode_event
@@ -47,6 +48,7 @@ _EXAMPLE = Record(
     value=b'{"specversion":"1.0","id":"1","source":"/","type":"t","subject":"s",'
     b'"time":"2026-11-20T09:30:00Z","data":{}}',
 )
+_BINARY_EXAMPLE = structs.replace(_EXAMPLE, value=b"{}", headers=(("ce_id", b"1"),))
 
 
 class _Row(NamedTuple):
@@ -77,7 +79,7 @@ class Intake:
         self._scanner = Scanner(self._readings)
         self._router = Router(shards)
         # Machine code is made now, and not within the first transaction.
-        self.step([_EXAMPLE])
+        self.step([_EXAMPLE, _BINARY_EXAMPLE])
 
     def announce(self) -> list[Outgoing]:
         """The definitions, for every shard; must be written before the first pack cut by them."""

@@ -23,6 +23,9 @@ PLAIN_HEADERS: Headers = (("content-type", STRUCTURED.encode()),)
 
 ((_, _TYPE),) = PLAIN_HEADERS
 
+#: What the data of an event in binary mode are.
+DATA_TYPE = b"application/json"
+
 #: The lengths of a header's name and value, as they stand before both.
 HEADER = struct.Struct("=qq")
 
@@ -37,14 +40,25 @@ def are_usual(headers: Headers) -> bool:
     """
     if not headers or headers == PLAIN_HEADERS:
         return True
-    types = []
-    for name, value in headers:
-        lowered = name.lower()
-        if lowered == "content-type":
-            types.append(value)
-        elif lowered.startswith(HEADER_PREFIX):
-            return False
+    if any(name.lower().startswith(HEADER_PREFIX) for name, _ in headers):
+        return False
+    types = _content_types(headers)
     return not types or (len(types) == 1 and _is_usual_type(types[0]))
+
+
+def are_of_one(headers: Headers) -> bool:
+    """Whether headers alone say that a value is one event at most, and not many.
+
+    So do all content types that most programs send; of others one would have to know more.
+    """
+    return all(
+        _is_usual_type(value) or (value or b"").startswith(DATA_TYPE)
+        for value in _content_types(headers)
+    )
+
+
+def _content_types(headers: Headers) -> list[bytes | None]:
+    return [value for name, value in headers if name.lower() == "content-type"]
 
 
 def _is_usual_type(value: bytes | None) -> bool:
@@ -214,8 +228,8 @@ class Records(Sequence[Record]):
 
     @property
     def are_plain(self) -> bool:
-        """Whether all have the headers of one event, or none."""
-        return bool(self.has_usual_headers.all())
+        """Whether none holds many events, by the headers alone."""
+        return bool(self.has_usual_headers.all()) or all(map(are_of_one, self.headers))
 
 
 #: (topic, partition) → the next offset to read.

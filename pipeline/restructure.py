@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.compiled import compiled
-from pipeline.record import Records
+from pipeline.record import DATA_TYPE, Records
 from pipeline.words import SENTINEL, WORD_BYTES, Texts, Words, words_of
 from schemas.usage_event import HEADER_PREFIX
 
@@ -20,7 +20,7 @@ _CONTENT_TYPE, _PREFIX, _JSON, _NAMES, _DATA = (
     for text in (
         b"content-type",
         HEADER_PREFIX.encode(),
-        b"application/json",
+        DATA_TYPE,
         b',"datacontenttype":"',
         b',"data":',
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.compiled import compiled
 from pipeline.errors import Stop
-from pipeline.record import PLAIN_HEADERS
+from pipeline.record import DATA_TYPE, PLAIN_HEADERS
 from pipeline.words import SENTINEL, Texts
 from schemas.usage_event import HEADER_PREFIX
 from streams import librdkafka
@@ -28,6 +28,7 @@ from streams.fetched import (
     EVENT_HEADERS,
     IDLE_HEADERS,
     NO_HEADERS,
+    ONE_HEADERS,
     OTHER_HEADERS,
     Columns,
     Fetched,
@@ -62,6 +63,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 )
 
 _PREFIX = np.frombuffer(HEADER_PREFIX.encode(), np.uint8)
+_DATA_TYPE = np.frombuffer(DATA_TYPE, np.uint8)
 _A, _Z, _SEMICOLON = b"AZ;"
 _LOWER = ord("a") - ord("A")
 _ASCII_END = 0x80
@@ -204,7 +206,7 @@ class Fetcher:
         names, topic_codes = _topics(fields[:, TOPIC])
         _take(messages, fields, seen.header_kinds, *values, *keys, *headers)
         # As everywhere else: machine code is made anew for texts that may be written to.
-        values.octets.flags.writeable = False
+        values.octets.flags.writeable = headers.octets.flags.writeable = False
         return Fetched(
             names,
             Columns(
@@ -249,7 +251,7 @@ def _seen(messages: Words) -> _Seen:
         np.full(len(messages), NO_HEADERS, dtype=np.uint8),
         np.zeros(len(messages), dtype=np.int64),
     )
-    _look(messages, _PLAIN_NAME, _PLAIN_VALUE, _PREFIX, *seen)
+    _look(messages, _PLAIN_NAME, _PLAIN_VALUE, _PREFIX, _DATA_TYPE, *seen)
     return seen
 
 
@@ -302,6 +304,7 @@ def _look(
     plain_name: Bytes,
     plain_value: Bytes,
     prefix: Bytes,
+    data_type: Bytes,
     fields: Words,
     sizes: NDArray[np.int64],
     timestamps_ms: NDArray[np.int64],
@@ -312,6 +315,7 @@ def _look(
     given = np.empty(4, dtype=np.uint64)
     given_at = given.ctypes.data
     name_at, value_at = plain_name.ctypes.data, plain_value.ctypes.data
+    data_at = data_type.ctypes.data
     begin = np.empty(len(plain_name), dtype=np.uint8)
     for row in range(len(messages)):
         message = messages[row]
@@ -328,7 +332,7 @@ def _look(
         count = header_count(headers)
         size = 0
         content_types = 0
-        is_usual = True
+        is_usual = is_one = True
         for number in range(count):
             header_at(
                 headers,
@@ -339,7 +343,7 @@ def _look(
             )
             name_length = length_of_text(given[1])
             size += 2 * _WORD_BYTES + name_length + given[3]
-            # As `pipeline.record.are_usual` has it.
+            # As `pipeline.record.are_usual` and `are_of_one` have it.
             is_type, is_ours = name_length == len(plain_name), name_length >= len(prefix)
             copy(begin.ctypes.data, given[1], min(name_length, len(begin)))
             for place in range(min(name_length, len(begin))):
@@ -348,12 +352,18 @@ def _look(
                 is_ours &= place >= len(prefix) or octet == prefix[place]
             if is_type:
                 content_types += 1
-                is_usual &= content_types == 1 and given[3] >= len(plain_value)
-                is_usual &= is_usual and compare(given[2], value_at, len(plain_value)) == 0
-                if is_usual and given[3] > len(plain_value):
+                is_plain = (
+                    given[3] >= len(plain_value)
+                    and compare(given[2], value_at, len(plain_value)) == 0
+                )
+                if is_plain and given[3] > len(plain_value):
                     parameters = np.empty(given[3] - len(plain_value), dtype=np.uint8)
                     copy(parameters.ctypes.data, given[2] + len(plain_value), len(parameters))
-                    is_usual &= parameters[0] == _SEMICOLON and parameters.max() < _ASCII_END
+                    is_plain = parameters[0] == _SEMICOLON and parameters.max() < _ASCII_END
+                is_usual &= is_plain and content_types == 1
+                is_one &= is_plain or (
+                    given[3] >= len(data_type) and compare(given[2], data_at, len(data_type)) == 0
+                )
             is_usual &= is_type or not is_ours
         if (
             count == 1
@@ -364,7 +374,9 @@ def _look(
         ):
             header_kinds[row] = EVENT_HEADERS
         elif count > 0:
-            header_kinds[row] = IDLE_HEADERS if is_usual else OTHER_HEADERS
+            header_kinds[row] = OTHER_HEADERS
+            if is_one:
+                header_kinds[row] = IDLE_HEADERS if is_usual else ONE_HEADERS
             header_sizes[row] = size
             sizes[row] += header_sizes[row]
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pipeline.record import HEADER, PLAIN_HEADERS, Headers, Record, Records, Value
 from pipeline.words import SENTINEL, Texts
 
-#: What headers a record has: none, those of one event alone, with others that say nothing of it, or
-#: any. What they are stands in the columns for the last two kinds.
-NO_HEADERS, EVENT_HEADERS, IDLE_HEADERS, OTHER_HEADERS = range(4)
+#: What headers a record has: none, those of one event alone, those with others that say nothing of
+#: it, those that say it is one event, or any. From the third kind on they stand in the columns.
+NO_HEADERS, EVENT_HEADERS, IDLE_HEADERS, ONE_HEADERS, OTHER_HEADERS = range(5)
 
 
 class Columns(NamedTuple):
@@ -114,8 +114,13 @@ class Fetched(Records):
     @cached_property
     def has_usual_headers(self) -> NDArray[np.bool_]:
         """Which have the headers of one event in structured mode, or none, shape (n,)."""
-        usual: NDArray[np.bool_] = self._columns.header_kinds != OTHER_HEADERS
+        usual: NDArray[np.bool_] = self._columns.header_kinds <= IDLE_HEADERS
         return usual
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether none holds many events, by the headers alone."""
+        return bool((self._columns.header_kinds != OTHER_HEADERS).all())
 
     @property
     def header_texts(self) -> Texts:

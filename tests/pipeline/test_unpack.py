@@ -14,7 +14,7 @@ from msgspec import structs
 from pipeline.decode import EVENT_BYTES_MAX
 from pipeline.intake import Intake
 from pipeline.nesting import NESTING_MAX, PACKED_NESTING_MAX
-from pipeline.record import PLAIN_HEADERS, Headers, Outgoing, Record, Records
+from pipeline.record import PLAIN_HEADERS, Headers, Outgoing, Record, Records, are_of_one
 from pipeline.reject import DeadLetter, open_letter
 from pipeline.unpack import events_in, unpacked
 from schemas import topics
@@ -343,3 +343,16 @@ def test_parts_are_whole_records_of_no_more_events_than_wished(
         assert len(part) <= events_max or end - begin == 1
         # Nor fewer than that: the next record would have been one too many.
         assert end == len(held) or len(part) + sizes[end] > events_max
+
+
+@pytest.mark.parametrize(
+    "content_type", [PACKED, PACKED.upper(), f" {PACKED} ;a=b", "text/json", ""]
+)
+@pytest.mark.parametrize("name", ["content-type", "Content-Type", "ce_datacontenttype"])
+def test_headers_that_are_of_one_event_are_never_those_of_many(
+    name: str, content_type: str
+) -> None:
+    headers = ((name, content_type.encode()), ("ce_id", b"7"))
+    many = Record(topics.EVENTS.name, 0, 0, 0, None, b"[1,2]", headers)
+    assert Records([many]).are_plain is are_of_one(headers)
+    assert events_in(many) == 1 or not are_of_one(headers)

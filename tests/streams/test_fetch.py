@@ -31,6 +31,9 @@ HEADERS: tuple[list[tuple[str, str | bytes | None]], ...] = (
     [("content-type", PLAIN_HEADERS[0][1] + "; charset=é".encode())],
     [("content-type", PLAIN_HEADERS[0][1] + b"x")],
     [("content-type", b"application/json")],
+    [("content-type", b"application/json; charset=utf-8"), ("ce_id", b"7")],
+    [("content-type", b"application/cloudevents-batch+json")],
+    [("content-type", b"application/jso")],
     [*PLAIN_HEADERS, ("traceparent", b"00-1"), ("contentType", b"text/plain")],
     [*PLAIN_HEADERS, ("Content-Type", PLAIN_HEADERS[0][1])],
     [*PLAIN_HEADERS, ("CE_id", b"7")],
@@ -115,6 +118,8 @@ def test_every_field_is_as_the_client_library_reads_it(kafka: str) -> None:
     }
     order = [(r.topic, r.partition, r.offset) for part in parts for r in part]
     assert sorted(order) == sorted(wanted)
+    for part in parts:
+        assert part.are_plain == Records(list(part)).are_plain
     assert_same(Records.joined(parts), [wanted[place] for place in order])
     mixed = Records.joined([parts[0], Records(list(parts[1])), *parts[2:]])
     assert list(mixed) == [wanted[place] for place in order]
