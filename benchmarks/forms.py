@@ -149,7 +149,7 @@ def measure(count: int, say: Console) -> dict[str, Any]:
 
 def _table(results: Mapping[str, Any]) -> Table:
     found = Table(title=f"{results['events']:,} events, CPU time of intake")
-    for column in ("", "µs an event", "events/CPU s", "against the first"):
+    for column in ("", "µs/event", "events/CPU s", "of first"):
         found.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name, one in results["forms"].items():
         cells = (f"{one['cpu_us_per_event']:.2f}", f"{one['per_cpu_second']:,.0f}")
