@@ -335,7 +335,7 @@ def scan_events(
                 else:
                     ends[inside, row] = at
                     inside = parents[inside]
-            if usual[row] or text[at] != _COMMA:
+            if depth < 0 or text[at] != _COMMA:
                 break
             at += 1
             number = -1

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.pipeline.taking_in import accepted, originals, same_event, settle
+from tests.pipeline.apart import assert_read_alike
+from tests.pipeline.taking_in import HUNGRY, accepted, originals, same_event, settle
 from tests.pipeline.usage_log import binary, core, event, record, records
+from tests.traces import hostile_lines
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 JSON_CASES = sorted((DATA / "json_test_suite/test_parsing").glob("*.json"))
@@ -118,6 +120,14 @@ def test_every_naughty_string_in_binary_mode_says_the_same_as_in_structured_mode
             packs, rejected = settle([structured, record(headers.value, 1, headers.headers)])
             assert not rejected
             assert same_event(packs)
+
+
+@needs_data
+def test_every_hostile_line_is_read_as_it_is_read_one_by_one() -> None:
+    lines = hostile_lines()
+    assert len(lines) > 3_000
+    for line in lines:
+        assert_read_alike([record(line)], HUNGRY)
 
 
 literals = st.from_regex(

@@ -267,6 +267,16 @@ def test_an_attribute_may_stand_twice(name: str) -> None:
     alone([USUAL[:-1] + b"," + again[:-1] + b"}"])
 
 
+@pytest.mark.parametrize(
+    "more", [b"}", b",", b',"x":1}', b',"x":{}}', b"{}", b"]", b'"', b" ", b"\0"]
+)
+def test_an_event_ends_where_its_object_ends(more: bytes) -> None:
+    without_data = USUAL.replace(b',"data":{"n":12,"model":"small"}', b"")
+    alone([USUAL + more, USUAL[:-1] + more, without_data + more, USUAL + more + USUAL])
+    alone([USUAL.replace(b'"model"', b'"other":{}%b,"model"' % more)])
+    alone([USUAL.replace(b'"model"', b'"other":[]%b,"model"' % more)])
+
+
 def test_the_time_of_a_usual_event_may_be_anything() -> None:
     alone(USUAL.replace(b"2026-11-20T09:30:00.125Z", time.encode()) for time in TIMES)
 
