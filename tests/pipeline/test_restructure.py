@@ -116,6 +116,12 @@ def test_what_client_libraries_send_is_usual(headers: Headers) -> None:
     assert repr(text) in repr(pack)
 
 
+def test_an_attribute_that_stands_twice_is_not_usual_whatever_its_name() -> None:
+    twice = record(DATA, headers=(*USUAL.headers, ("ce_tenant", b"1"), ("CE_Tenant", b"2")))
+    assert made(twice) == [None]
+    assert_read_alike([twice], HUNGRY)
+
+
 def test_no_value_passes_for_more_than_data() -> None:
     smuggled = DATA + b',"subject2":"cus_2"'
     assert made(record(smuggled, headers=USUAL.headers)) == [None]
