@@ -15,7 +15,7 @@ from pipeline.record import DATA_TYPE, Records
 from pipeline.words import SENTINEL, WORD_BYTES, Texts, Words, words_of
 from schemas.usage_event import HEADER_PREFIX
 
-_CONTENT_TYPE, _PREFIX, _JSON, _NAMES, _DATA = (
+_CONTENT_TYPE, _PREFIX, _JSON, _DATA_TYPE_NAME, _DATA_NAME = (
     np.frombuffer(text, np.uint8)
     for text in (
         b"content-type",
@@ -45,7 +45,7 @@ def restructured(records: Records) -> tuple[Texts, NDArray[np.bool_]]:
     octets, bounds = texts
     headers, header_bounds = records.header_texts
     # What describes a header takes more bytes than what stands around it in JSON.
-    more = len(headers) + len(usual) * (len(_NAMES) + len(_DATA) + 2)
+    more = len(headers) + len(usual) * (len(_DATA_TYPE_NAME) + len(_DATA_NAME) + 2)
     made = np.empty(len(octets) + more, dtype=np.uint8)
     made_bounds = np.zeros_like(bounds)
     usual = usual.copy()
@@ -125,7 +125,7 @@ def _restructure(
             good &= name_begins[count] < put
             is_data = put - name_begins[count] >= 4
             for place in range(4 if is_data else 0):
-                is_data &= made[name_begins[count] + place] == _DATA[place + 2]
+                is_data &= made[name_begins[count] + place] == _DATA_NAME[place + 2]
             good &= not is_data
             for other in range(count):
                 is_same = name_ends[other] - name_begins[other] == put - name_begins[count]
@@ -143,8 +143,8 @@ def _restructure(
             put += 1
         good &= count > 0
         if good and type_end:
-            made[put : put + len(_NAMES)] = _NAMES
-            put += len(_NAMES)
+            made[put : put + len(_DATA_TYPE_NAME)] = _DATA_TYPE_NAME
+            put += len(_DATA_TYPE_NAME)
             made[put : put + type_end - type_begin] = headers[type_begin:type_end]
             put += type_end - type_begin
             made[put] = _QUOTE
@@ -169,8 +169,8 @@ def _restructure(
                     break
             good = text[begin] == _OPEN and depth == 0 and place == end
             if good:
-                made[put : put + len(_DATA)] = _DATA
-                put += len(_DATA)
+                made[put : put + len(_DATA_NAME)] = _DATA_NAME
+                put += len(_DATA_NAME)
                 made[put : put + end - begin] = text[begin:end]
                 put += end - begin
         if good:
